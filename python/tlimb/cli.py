@@ -1,0 +1,54 @@
+"""The `tlimb` command: plan a sweep, make the demo cohorts, print the schema of a sweep."""
+
+import json
+from pathlib import Path
+
+import click
+
+from tlimb import __version__
+from tlimb.command import told_plainly
+
+
+class _Lazy(click.Group):
+    """A group whose heavier commands are imported only when they are asked for."""
+
+    later = {"demo-cohort": ("tlimb.demo", "demo_cohort_command")}
+
+    def list_commands(self, ctx):
+        return sorted([*super().list_commands(ctx), *self.later])
+
+    def get_command(self, ctx, name):
+        if name not in self.later:
+            return super().get_command(ctx, name)
+        from importlib import import_module
+
+        module, attribute = self.later[name]
+        return getattr(import_module(module), attribute)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tlimb")
+def main():
+    """Transfer learning for brain MRI.
+
+    The pipeline itself is started with `nextflow run . --params-file sweep.json`; `nextflow run . --help` lists its parameters.
+    """
+
+
+@main.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+@click.option("--trusted", multiple=True, metavar="MODULE", help="Allow classes of this module by import path.")
+@told_plainly
+def plan(sweep: Path, trusted: tuple[str, ...]):
+    """List what SWEEP (a JSON file) would run: trials, pretrainings, scans, disk. Runs nothing."""
+    from tlimb.search.plan import describe, plan_of
+
+    click.echo(describe(plan_of(sweep, trusted)))
+
+
+@main.command()
+def schema():
+    """Print the JSON Schema of a sweep."""
+    from tlimb.config import sweep_schema
+
+    click.echo(json.dumps(sweep_schema(), indent=2))

@@ -1,0 +1,175 @@
+"""Short names and import paths of classes: found, checked against their signature, and only then imported.
+
+Checking reads source text, so a sweep that names torch classes is checked without importing torch.
+"""
+
+import ast
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from tlimb.errors import InputError, Problem, nearest
+
+SHORT_NAMES = {
+    "architecture": {
+        "ResNet": "tlimb.architectures.resnet.ResNet",
+        "SFCN": "tlimb.architectures.sfcn.SFCN",
+    },
+    "module": {
+        "BaseDataModule": "tlimb.data.modules.BaseDataModule",
+        "CropCenterDataModule": "tlimb.data.modules.CropCenterDataModule",
+    },
+    "objective": {
+        "L2SP": "tlimb.objectives.l2sp.L2SP",
+    },
+    "optimizer": {
+        "Adam": "torch.optim.adam.Adam",
+        "AdamW": "torch.optim.adamw.AdamW",
+        "SGD": "torch.optim.sgd.SGD",
+    },
+    "scheduler": {
+        "CosineAnnealingLR": "torch.optim.lr_scheduler.CosineAnnealingLR",
+        "ExponentialLR": "torch.optim.lr_scheduler.ExponentialLR",
+        "StepLR": "torch.optim.lr_scheduler.StepLR",
+    },
+}
+"""What a short name stands for, by the place of the sweep in which it may stand."""
+
+TRUSTED = ("tlimb", "torch", "monai", "timm")
+"""Top-level modules whose classes may be named by import path; others need `trusted_modules`."""
+
+GIVEN = {"self", "params", "optimizer"}
+"""Arguments that tlimb passes itself."""
+
+
+def locate(kind: str, class_path: str) -> str:
+    """The full import path of a class named by its short name or already by its path."""
+    return SHORT_NAMES[kind].get(class_path, class_path)
+
+
+def load(kind: str, class_path: str, trusted=()):
+    """The class itself; raises InputError for an untrusted or unknown one."""
+    problems = check(kind, class_path, {}, class_path, trusted)
+    if problems:
+        raise InputError(problems)
+    module, name = locate(kind, class_path).rsplit(".", 1)
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError([Problem(class_path, f"cannot be imported: {error}")]) from None
+
+
+def check(kind: str, class_path: str, init_args: dict, where: str, trusted=()) -> list[Problem]:
+    """The problems of a class and its arguments, found without importing it.
+
+    kind: a key of SHORT_NAMES; where: the JSON path to report; trusted: modules beyond TRUSTED.
+    """
+    path = locate(kind, class_path)
+    if "." not in path:
+        return [Problem(f"{where}.class_path", f"unknown {kind} '{class_path}'", nearest(class_path, SHORT_NAMES[kind]))]
+    root = path.split(".")[0]
+    if root not in (*TRUSTED, *trusted):
+        return [Problem(f"{where}.class_path", f"module '{root}' is not trusted", f"name it in trusted_modules to allow {path}")]
+    definition = _definition(path)
+    if definition is None:
+        return [Problem(f"{where}.class_path", f"no class {path} is installed")]
+    return _argument_problems(class_path, definition, init_args, f"{where}.init_args")
+
+
+def _argument_problems(class_path: str, parameters: dict, init_args: dict, where: str) -> list[Problem]:
+    problems = []
+    for name, value in init_args.items():
+        if name not in parameters and "**" not in parameters:
+            problems.append(Problem(f"{where}.{name}", f"{class_path} takes no such argument", nearest(name, parameters)))
+        elif parameters.get(name) is not None and not _fits(value, parameters[name]):
+            expected = ast.unparse(parameters[name])
+            problems.append(Problem(f"{where}.{name}", f"expected {expected}, found {value!r}"))
+    return problems
+
+
+@cache
+def _definition(path: str) -> dict | None:
+    """Parameter name -> annotation (or None) of a class's constructor, '**' standing for any name."""
+    module, _, name = path.rpartition(".")
+    source = _source(module)
+    if source is None:
+        return None
+    classes = {node.name: node for node in ast.parse(source.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)}
+    if name not in classes:
+        return None
+    return _parameters(classes, name)
+
+
+def _parameters(classes: dict, name: str) -> dict:
+    node = classes[name]
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            named = [*item.args.posonlyargs, *item.args.args, *item.args.kwonlyargs]
+            found = {argument.arg: argument.annotation for argument in named if argument.arg not in GIVEN}
+            return found | ({"**": None} if item.args.kwarg else {})
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
+    return _parameters(classes, bases[0]) if bases else {"**": None}
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module; only its top-level package is looked up, nothing is imported."""
+    root, *rest = module.split(".")
+    spec = find_spec(root)
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or [])
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    for place in places:
+        base = Path(place, *rest)
+        for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def _fits(value, annotation: ast.expr) -> bool:
+    """Whether a JSON value can be what an annotation says; annotations it can't read fit anything."""
+    return _match(value, annotation) is not False
+
+
+def _match(value, annotation) -> bool | None:
+    """True or False, or None where the annotation says nothing about JSON values."""
+    if isinstance(annotation, ast.Constant):
+        return value is None if annotation.value is None else None
+    if isinstance(annotation, ast.Name):
+        return _match_name(value, annotation.id)
+    if isinstance(annotation, ast.BinOp):
+        sides = [_match(value, annotation.left), _match(value, annotation.right)]
+        return any(side is True for side in sides) or (None if set(sides) == {None} else False)
+    if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name):
+        return _match_generic(value, annotation.value.id, annotation.slice)
+    return None
+
+
+def _match_name(value, name: str) -> bool | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    known = {
+        "int": whole,
+        "float": whole or isinstance(value, float),
+        "bool": isinstance(value, bool),
+        "str": isinstance(value, str),
+        "list": isinstance(value, list),
+        "dict": isinstance(value, dict),
+    }
+    return known.get(name)
+
+
+def _match_generic(value, name: str, inner: ast.expr) -> bool | None:
+    items = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+    if name == "Literal":
+        return value in [item.value for item in items if isinstance(item, ast.Constant)]
+    if name == "Optional":
+        return value is None or _match(value, inner)
+    if name == "Union":
+        sides = [_match(value, item) for item in items]
+        return any(side is True for side in sides) or (None if set(sides) == {None} else False)
+    if name in ("list", "tuple", "Sequence"):
+        return isinstance(value, list) and all(_fits(item, items[0]) for item in value)
+    return _match_name(value, name)

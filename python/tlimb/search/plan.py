@@ -1,0 +1,60 @@
+"""What a sweep would run, counted without running it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from tlimb.cohort import read_cohort
+from tlimb.config import Sweep, read_sweep
+from tlimb.errors import InputError, Problem
+from tlimb.files import read_json
+from tlimb.search.suggest import Proposal, all_fine, suggest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The counts of a run; sizes in bytes."""
+
+    sweep: Sweep
+    summary: dict
+    proposal: Proposal
+    store_bytes: dict[str, int]
+
+
+def plan_of(path: Path, trusted=()) -> Plan:
+    """The plan of the sweep at `path`; raises InputError with everything that would stop the run."""
+    sweep = read_sweep(read_json(path), str(path))
+    cohort = read_cohort(samplesheet_of(sweep, path), sweep.labels)
+    proposal = suggest(sweep, cohort.table, cohort.summary["labels"], all_fine(cohort.table, sweep.recipes), trusted=trusted)
+    from tlimb.preprocess.template import grid_shape
+
+    sizes = {name: 2 * len(cohort.table) * prod(grid_shape(recipe)) for name, recipe in sweep.recipes.items()}
+    return Plan(sweep, cohort.summary, proposal, sizes)
+
+
+def samplesheet_of(sweep: Sweep, path: Path) -> Path:
+    """The samplesheet a sweep names: relative to the working directory, else to the sweep's own folder."""
+    for place in (Path(sweep.input), path.parent / sweep.input):
+        if place.is_file():
+            return place
+    raise InputError([Problem(f"{path}: input", f"no samplesheet at {sweep.input}, looked in {Path.cwd()} and {path.parent.resolve()}")])
+
+
+def describe(plan: Plan) -> str:
+    """The plan in a few lines of text."""
+    trials, pretrainings = plan.proposal.trials, plan.proposal.pretrainings
+    roles = Counter((split, role) for split, role in zip(plan.proposal.splits["split"], plan.proposal.splits["role"]))
+    lines = [
+        f"{len(trials)} trials of {len({trial['candidate'] for trial in trials})} candidates "
+        f"({len(plan.sweep.search.seeds)} seeds), {sum(trial['init'] == '' for trial in trials)} of them from scratch",
+        f"{len(pretrainings)} distinct pretrainings",
+        f"{plan.summary['scans']} scans of {plan.summary['persons']} persons: "
+        + ", ".join(f"{name} {part['scans']}" for name, part in plan.summary["cohorts"].items()),
+    ]
+    for split in sorted({trial["split"] for trial in trials}):
+        parts = ", ".join(f"{role} {count}" for (name, role), count in sorted(roles.items()) if name == split)
+        lines.append(f"split {split} of the last stage, scans: {parts}")
+    for name, size in plan.store_bytes.items():
+        lines.append(f"store '{name}': {size / 1e9:.2f} GB, and as much again in the work directory until it is cleaned")
+    return "\n".join(lines + [f"warning: {text}" for text in plan.summary["warnings"]])
