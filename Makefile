@@ -1,0 +1,42 @@
+# make demo      the demo cohorts, the pipeline on them, the report
+# make test      the tests, real runs among them; `make test-all` adds the long ones
+# make env       the set-up alone: .venv and a workflow engine (the others do it themselves)
+# make lock      requirements.lock anew from pyproject.toml
+# make clean     away with everything that is made here, but not with results
+
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+pytest := pytest -rs tests
+
+.PHONY: demo test test-all nf-test env lock clean
+
+demo: env demo/cohorts.csv
+	nextflow run . -profile demo -resume
+
+demo/cohorts.csv: | env
+	tlimb demo-cohort demo --scans 600 --seed 0
+
+test: env
+	$(pytest) -m "not long"
+	$(MAKE) --no-print-directory nf-test
+
+test-all: env
+	$(pytest)
+	$(MAKE) --no-print-directory nf-test
+
+nf-test: env
+	@if command -v nf-test >/dev/null; then nf-test test; else echo "nf-test is not installed: its suites are skipped"; fi
+
+env: .venv/made
+	@command -v nextflow >/dev/null || python -m tlimb.engine
+
+.venv/made: pyproject.toml requirements.lock scripts/setup.sh
+	@scripts/setup.sh
+	@touch $@
+
+lock:
+	uv pip compile --quiet --universal --generate-hashes --all-extras --python-version 3.11 --no-header \
+		pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv .nextflow .nextflow.log* .nf-test .nf-test.log .pytest_cache .hypothesis work demo

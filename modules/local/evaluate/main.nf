@@ -1,0 +1,38 @@
+// Predict and score validation and test for a pack of trials. `validation` holds nothing of the test set.
+process EVALUATE {
+    tag "${meta.id}"
+    label 'process_cpu'
+
+    input:
+    tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(models, stageAs: 'models/*')
+    val settings // [bootstrap, confidence, seed]
+    val trusted
+    val code
+
+    output:
+    tuple val(meta), path('scores/*', type: 'dir'), emit: scores
+    tuple val(meta), path('validation/*', type: 'dir'), emit: validation
+
+    script:
+    def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
+    """
+    tlimb_evaluate.py --job job --store store --models models --threads ${task.cpus} --bootstrap ${settings.bootstrap} \\
+        --confidence ${settings.confidence} --seed ${settings.seed} ${trust} ${task.ext.args ?: ''} --out scores
+    for trial in ${meta.trials.join(' ')}; do
+        mkdir -p validation/\$trial
+        cp scores/\$trial/*-validation.* validation/\$trial/
+    done
+    """
+
+    stub:
+    """
+    for trial in ${meta.trials.join(' ')}; do
+        mkdir -p scores/\$trial validation/\$trial
+        for set in validation test; do
+            touch scores/\$trial/predictions-\$set.parquet
+            echo "{\\"id\\": \\"\$trial\\", \\"set\\": \\"\$set\\", \\"status\\": \\"ok\\", \\"reason\\": \\"\\", \\"targets\\": {}}" > scores/\$trial/scores-\$set.json
+        done
+        cp scores/\$trial/*-validation.* validation/\$trial/
+    done
+    """
+}

@@ -1,0 +1,32 @@
+// Train the last stage of a pack of trials; one that fails is a result with its reason.
+process FINETUNE {
+    tag "${meta.id}"
+    label 'process_gpu'
+
+    input:
+    tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(encoders, stageAs: 'encoders/*')
+    val state_dir
+    val trusted
+    val code
+
+    output:
+    tuple val(meta), path('models/*', type: 'dir'), emit: models
+
+    script:
+    def pretrained = encoders ? '--encoders encoders' : ''
+    def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
+    """
+    export TLIMB_ACCELERATOR=${task.accelerator ? 'gpu' : ''}
+    tlimb_finetune.py --job job --store store ${pretrained} --threads ${task.cpus} --state-dir "${state_dir}" --code ${code} ${trust} ${task.ext.args ?: ''} --out models
+    """
+
+    stub:
+    """
+    for trial in ${meta.trials.join(' ')}; do
+        mkdir -p models/\$trial
+        touch models/\$trial/model.safetensors
+        echo 'epoch,train_loss,validation_loss,lr,seconds' > models/\$trial/history.csv
+        echo "{\\"id\\": \\"\$trial\\", \\"status\\": \\"ok\\", \\"reason\\": \\"\\"}" > models/\$trial/model.json
+    done
+    """
+}

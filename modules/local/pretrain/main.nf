@@ -1,0 +1,31 @@
+// Run one pretraining stage; one that fails still writes its folder, with the reason.
+process PRETRAIN {
+    tag "${meta.id}"
+    label 'process_gpu'
+
+    input:
+    tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(parent, stageAs: 'parent/*')
+    val state_dir
+    val trusted
+    val code
+
+    output:
+    tuple val(meta), path("encoders/${meta.id}", type: 'dir'), emit: encoder
+
+    script:
+    def from = parent ? "--parent ${parent}" : ''
+    def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
+    """
+    export TLIMB_ACCELERATOR=${task.accelerator ? 'gpu' : ''}
+    tlimb_pretrain.py --job job --store store ${from} --threads ${task.cpus} --state-dir "${state_dir}" --code ${code} ${trust} ${task.ext.args ?: ''} --out encoders
+    """
+
+    stub:
+    """
+    mkdir -p encoders/${meta.id} && cd encoders/${meta.id}
+    touch encoder.safetensors heads.safetensors
+    echo 'epoch,train_loss,validation_loss,lr,seconds' > history.csv
+    echo '{"id": "${meta.id}", "status": "ok", "reason": ""}' > encoder.json
+    echo '{"id": "${meta.id}", "set": "test", "status": "ok", "reason": "", "targets": {}}' > scores.json
+    """
+}

@@ -1,0 +1,36 @@
+// Select on validation, report test for what was selected, write the tables and the page.
+process RANK {
+    label 'process_single'
+
+    input:
+    path sweep
+    path summary
+    path rounds, stageAs: 'search/*' // a folder a round: trials.jsonl, pretrainings.jsonl
+    path stores, stageAs: 'store/*' // a folder a recipe: indexes and headers of its shards
+    path encoders, stageAs: 'encoders/*'
+    path models, stageAs: 'models/*'
+    path scores, stageAs: 'scores/*'
+    path template
+    path command
+    val code
+
+    output:
+    path 'ranking/ranking.csv', emit: csv
+    path 'ranking/ranking.json', emit: json
+    path 'ranking/report.html', emit: report
+
+    script:
+    """
+    mkdir -p encoders
+    tlimb_rank.py --sweep ${sweep} --cohort-json ${summary} --search search --store store --encoders encoders --models models \\
+        --scores scores --template ${template} --command ${command} ${task.ext.args ?: ''} --out ranking
+    """
+
+    stub:
+    """
+    mkdir ranking
+    echo 'rank,candidate,name,strategy,architecture,trials,failed,metric' > ranking/ranking.csv
+    echo '{"answer": "A stub ran: nothing was trained.", "candidates": []}' > ranking/ranking.json
+    echo '<!doctype html><title>stub</title>' > ranking/report.html
+    """
+}

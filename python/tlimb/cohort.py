@@ -1,0 +1,218 @@
+"""A samplesheet -> a checked table of scans, and the chunks in which they are preprocessed."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from tlimb.errors import InputError, Problem, nearest
+from tlimb.labels import Label, read_label
+from tlimb.preprocess.header import header_problem
+from tlimb.samplesheet import OPTIONAL, REQUIRED, Sheet, cell_problems, column_problems, read_sheet
+
+COLUMNS = ["scan_id", "cohort", "subject", "session", "modality", "person", "image", "mask"]
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+THREADS = 16  # that look at headers; they wait for the disk most of the time
+NAMED = 5  # examples given of many
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The scans of a samplesheet.
+
+    table: as cohort.parquet, one row a scan, sorted by scan_id.  summary: as cohort.json.
+    """
+
+    table: pd.DataFrame
+    summary: dict
+
+
+def read_cohort(samplesheet: Path, kinds: dict[str, str] | None = None) -> Cohort:
+    """Read and check a samplesheet (CSV or TSV) and the header of every file that it names.
+
+    Relative paths count from the samplesheet's own folder, symbolic links resolved; URLs are left unchecked. kinds:
+    label -> classification or regression, overrules what the values suggest. Raises InputError with every problem of the
+    sheet and its files, by row (1 is the first under the header) and column.
+    """
+    sheet = read_sheet(Path(samplesheet))
+    problems = column_problems(sheet)
+    labels = {
+        name: read_label(sheet.frame[name], (kinds or {}).get(name))
+        for name in sheet.frame.columns
+        if name not in REQUIRED + OPTIONAL
+    }
+    problems += _kind_problems(sheet, labels, kinds or {}) + cell_problems(sheet)
+    if set(REQUIRED) <= set(sheet.frame.columns):
+        scans = _scans(sheet)
+        problems += _repeated(sheet, scans) + _person_problems(sheet, scans) + _file_problems(sheet, scans)
+    if problems:
+        raise InputError(problems)
+    table = scans.assign(**{name: label.values for name, label in labels.items()})
+    summary = _summary(table, labels) | {"warnings": _warnings(sheet, table, labels)}
+    return Cohort(table.sort_values("scan_id", ignore_index=True), summary)
+
+
+def _scans(sheet: Sheet) -> pd.DataFrame:
+    """The columns COLUMNS for each row of the sheet, defaults filled in, paths absolute."""
+    frame, folder = sheet.frame, os.path.dirname(os.path.realpath(sheet.path))
+    empty = pd.Series("", index=frame.index, dtype="str")
+    session, modality, person, mask = (frame.get(name, empty) for name in ("session", "modality", "person", "mask"))
+    scans = frame[["cohort", "subject"]].copy()
+    scans["session"] = session.where(session != "", "1")
+    scans["modality"] = modality.where(modality != "", "T1w")
+    scans["person"] = person.where(person != "", scans["cohort"] + "/" + scans["subject"])
+    scans["scan_id"] = scans["cohort"] + "/" + scans["subject"] + "/" + scans["session"] + "/" + scans["modality"]
+    scans["image"] = frame["image"].map(lambda cell: _absolute(cell, folder))
+    scans["mask"] = mask.map(lambda cell: _absolute(cell, folder) if cell else None).astype("str")
+    return scans[COLUMNS]
+
+
+def _absolute(cell: str, folder: str) -> str:
+    return cell if URL.match(cell) else os.path.normpath(os.path.join(folder, cell))
+
+
+def _kind_problems(sheet: Sheet, labels: dict[str, Label], kinds: dict[str, str]) -> list[Problem]:
+    problems = []
+    for name, kind in kinds.items():
+        if name not in labels:
+            message = f"the samplesheet {sheet.path.name} has no such label"
+            problems.append(Problem(f"labels.{name}", message, nearest(name, labels)))
+        elif kind == "regression" and not labels[name].numeric:
+            rows = labels[name].odd or list(labels[name].values.dropna().index)
+            problems += [
+                Problem(sheet.place(row, name), f"'{labels[name].values[row]}' is no number, and regression needs numbers")
+                for row in rows
+            ]
+    return problems
+
+
+def _repeated(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:
+    """Scans given twice, and one file given for two scans (followed through symbolic links)."""
+    problems = []
+    first = scans.drop_duplicates("scan_id").reset_index().set_index("scan_id")["index"]
+    for row, scan in scans.loc[scans["scan_id"].duplicated(), "scan_id"].items():
+        hint = "tell them apart by session or modality"
+        problems.append(Problem(sheet.place(row, "subject"), f"the scan {scan} stands already in row {first[scan]}", hint))
+    files = scans["image"][scans["image"] != ""].map(lambda path: path if URL.match(path) else os.path.realpath(path))
+    first = {file: row for row, file in reversed(list(files.items()))}
+    for row, file in files[files.duplicated()].items():
+        if scans.at[row, "scan_id"] != scans.at[first[file], "scan_id"]:
+            problems.append(Problem(sheet.place(row, "image"), f"the same file as in row {first[file]}: {file}"))
+    return problems
+
+
+def _person_problems(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:
+    """One subject given as two persons, and one name in several cohorts without a word on who it is."""
+    problems = []
+    distinct = scans[scans["subject"] != ""].drop_duplicates(["cohort", "subject", "person"])
+    first = distinct.drop_duplicates(["cohort", "subject"]).reset_index().set_index(["cohort", "subject"])
+    for row, scan in distinct[distinct.duplicated(["cohort", "subject"])].iterrows():
+        other = first.loc[(scan["cohort"], scan["subject"])]
+        message = f"{scan['cohort']}/{scan['subject']} is the person '{scan['person']}' here and "
+        problems.append(Problem(sheet.place(row, "person"), f"{message}'{other['person']}' in row {other['index']}"))
+    told = sheet.frame["person"] != "" if "person" in sheet.frame else pd.Series(False, index=scans.index)
+    shared = scans.groupby("subject")["cohort"].transform("nunique") > 1
+    unclear = scans[shared & ~told & (scans["subject"] != "")]
+    if len(unclear):
+        names = unclear["subject"].drop_duplicates()
+        places = scans[scans["subject"] == names.iloc[0]].drop_duplicates("cohort")
+        where = " and ".join(f"{cohort} (row {row})" for row, cohort in places["cohort"].items())
+        others = f", and so do {len(names) - 1} more" if len(names) > 1 else ""
+        message = f"'{names.iloc[0]}' stands in {where}{others}; nothing says whether that is one person"
+        hint = "fill the column person: the same name in each row if it is one person, different names if not"
+        problems.append(Problem(f"{sheet.path.name}, column subject", message, hint))
+    return problems
+
+
+def _file_problems(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:
+    cells = [
+        (row, column, path)
+        for column in ("image", "mask")
+        for row, path in scans[column].dropna().items()
+        if sheet.frame.at[row, column] and not URL.match(path)
+    ]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(header_problem, [path for _, _, path in cells]))
+    problems = []
+    for (row, column, path), problem in zip(cells, found):
+        if problem == "file not found":
+            problems.append(Problem(sheet.place(row, column), f"file not found: {path}", _near_file(path)))
+        elif problem:
+            problems.append(Problem(sheet.place(row, column), f"{path}: {problem}"))
+    return problems
+
+
+def _near_file(path: str) -> str:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder}"
+    hint = nearest(os.path.basename(path), os.listdir(folder))
+    return hint if hint.startswith("did") else ""
+
+
+def _summary(table: pd.DataFrame, labels: dict[str, Label]) -> dict:
+    return {
+        "scans": len(table),
+        "persons": int(table["person"].nunique()),
+        "cohorts": {
+            name: {"scans": len(part), "persons": int(part["person"].nunique())} for name, part in table.groupby("cohort")
+        },
+        "labels": {name: label.facts() for name, label in labels.items()},
+    }
+
+
+def _warnings(sheet: Sheet, table: pd.DataFrame, labels: dict[str, Label]) -> list[str]:
+    """What may be a slip: text among numbers, and labels that only some scans of a cohort lack."""
+    warnings = []
+    for name, label in labels.items():
+        if label.odd:
+            rows = [f"row {row} '{label.values[row]}'" for row in label.odd]
+            warnings.append(f"{name}: taken as text because of {_some(rows)}")
+        for cohort, part in table.groupby("cohort"):
+            lacking = part.loc[part[name].isna(), "scan_id"]
+            if 0 < len(lacking) < len(part):
+                warnings.append(f"{cohort}: {len(lacking)} of {len(part)} scans have no {name}: {_some(lacking)}")
+    return warnings
+
+
+def _some(items: Iterable[str]) -> str:
+    items = list(items)
+    return ", ".join(items[:NAMED]) + (f" and {len(items) - NAMED} more" if len(items) > NAMED else "")
+
+
+def chunks(scan_ids: Iterable[str], chunk_size: int) -> dict[str, list[str]]:
+    """Scans cut into chunks of at most `chunk_size`, each named by the SHA-256 prefix its scan_ids share.
+
+    All scans are one chunk, `all`, where they fit; a chunk that holds more is divided by the next hexadecimal digit. What
+    chunk a scan is in depends on its own id and the number of scans near it alone: adding scans changes only the chunks
+    that receive some.
+    """
+    by_digest = sorted((hashlib.sha256(scan.encode()).hexdigest(), scan) for scan in scan_ids)
+    return {prefix or "all": sorted(scan for _, scan in part) for prefix, part in _divided(by_digest, "", chunk_size)}
+
+
+def _divided(part: list[tuple[str, str]], prefix: str, size: int):
+    if len(part) <= size or len(prefix) == 64:
+        yield prefix, part
+        return
+    for digit in "0123456789abcdef":
+        inside = [item for item in part if item[0][len(prefix)] == digit]
+        if inside:
+            yield from _divided(inside, prefix + digit, size)
+
+
+def chunk_files(table: pd.DataFrame, chunk_size: int) -> dict[str, dict]:
+    """Chunk -> what chunk-<chunk>.json holds, for the table of a cohort."""
+    scans = {
+        scan: {"scan_id": scan, "image": image, "mask": None if pd.isna(mask) else mask}
+        for scan, image, mask in zip(table["scan_id"], table["image"], table["mask"])
+    }
+    return {
+        chunk: {"chunk": chunk, "scans": [scans[scan] for scan in part]}
+        for chunk, part in chunks(table["scan_id"], chunk_size).items()
+    }

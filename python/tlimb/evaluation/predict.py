@@ -1,0 +1,148 @@
+"""Predictions and scores of saved models. Nothing here trains, so Lightning is not imported."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tlimb import registry
+from tlimb.architectures.build import build_network
+from tlimb.architectures.forward import run
+from tlimb.architectures.network import Network
+from tlimb.architectures.weights import load_weights, read_weights, select
+from tlimb.data.fingerprint import fingerprint_problems
+from tlimb.data.images import Images
+from tlimb.data.targets import Target, read_targets
+from tlimb.errors import InputError
+from tlimb.evaluation.metrics import score
+from tlimb.files import canonical_json, read_json, write_json, write_parquet
+from tlimb.store import Store
+
+
+@dataclass(frozen=True)
+class Model:
+    """A saved network with its targets and all that model.json says."""
+
+    network: Network
+    targets: list[Target]
+    facts: dict
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are computed: resamples of persons, confidence (0 to 1), seed."""
+
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+
+
+def read_model(folder, trusted=()) -> Model:
+    """The model in `folder`, whole: every tensor must match. Raises InputError where it does not."""
+    folder = Path(folder)
+    facts, tensors = read_json(folder / "model.json"), read_weights(folder / "model.safetensors")
+    targets = read_targets(facts["targets"])
+    outputs = {target.name: target.outputs for target in targets}
+    network = build_network(facts["architecture"], tuple(facts["input_shape"]), outputs, facts["seed"], trusted)
+    source = str(folder / "model.safetensors")
+    load_weights(network.encoder, select(tensors, "encoder."), source)
+    for target, head in zip(network.targets, network.heads):
+        load_weights(head, select(tensors, f"heads.{target}."), source)
+    return Model(network, targets, facts)
+
+
+def predict(network: Network, targets: Sequence[Target], rows: pd.DataFrame, images: Images, device: torch.device):
+    """The table of predictions as in predictions-<set>.parquet, for the rows (scan_id, person, labels) that have a label."""
+    outputs = run(network, rows["scan_id"].tolist(), images, device)
+    tables = [_table(target, rows, outputs[target.name]) for target in targets]
+    return pd.concat(tables, ignore_index=True).sort_values(["target", "scan_id"], ignore_index=True)
+
+
+def _table(target: Target, rows: pd.DataFrame, outputs: np.ndarray) -> pd.DataFrame:
+    truth = target.truth(rows[target.name])
+    prediction, probabilities = target.decode(outputs)
+    classes = np.array([*target.classes, None], dtype=object)
+    named = target.kind == "classification"
+    table = pd.DataFrame(
+        {
+            "scan_id": rows["scan_id"].to_numpy(),
+            "person": rows["person"].to_numpy(),
+            "target": target.name,
+            "truth": truth,
+            "prediction": prediction,
+            "truth_label": pd.array(
+                classes[np.nan_to_num(truth, nan=-1).astype(int)] if named else [None] * len(rows), dtype="str"
+            ),
+            "prediction_label": pd.array(classes[prediction.astype(int)] if named else [None] * len(rows), dtype="str"),
+            "probabilities": list(probabilities) if named else [None] * len(rows),
+        }
+    )
+    return table[table["truth"].notna()]
+
+
+def scores(predictions: pd.DataFrame, targets: Sequence[Target], part: str, bootstrap: Bootstrap) -> dict:
+    """What scores-<set>.json says of a finished model, but for its ids."""
+    facts = {target.name: {"kind": target.kind, "classes": list(target.classes)} for target in targets}
+    sampling = {"resamples": bootstrap.resamples, "confidence": bootstrap.confidence, "seed": bootstrap.seed}
+    return _heading(part, bootstrap) | {
+        "n": {"scans": predictions["scan_id"].nunique(), "persons": predictions["person"].nunique()},
+        "targets": score(predictions, facts, **sampling),
+    }
+
+
+def _heading(part: str, bootstrap: Bootstrap, reason: str = "") -> dict:
+    return {
+        "set": part,
+        "status": "failed" if reason else "ok",
+        "reason": reason,
+        "n": {"scans": 0, "persons": 0},
+        "bootstrap": {
+            "n": bootstrap.resamples,
+            "confidence": bootstrap.confidence,
+            "unit": "person",
+            "seed": bootstrap.seed,
+        },
+        "targets": {},
+    }
+
+
+def evaluate(job, store_folder, models, out, bootstrap: Bootstrap, device: torch.device, trusted=()) -> None:
+    """Predict and score validation, test and external parts for every trial of a pack, into out/<trial id>/.
+
+    job: the pack's folder; models: a folder with <trial id>/ folders. A failed trial gets scores that say so.
+    Raises InputError for a model that does not load whole or was trained on scans prepared otherwise.
+    """
+    facts = read_json(Path(job) / "job.json")
+    rows = pd.concat([pd.read_parquet(Path(job) / name) for name in ("table-validation.parquet", "table-test.parquet")])
+    store = Store(store_folder, facts["shards"])
+    made: dict[str, Images] = {}
+    for trial in facts["trials"]:
+        folder, parts = Path(out) / trial["id"], dict(list(rows[rows["split"] == trial["split"]].groupby("role")))
+        ids = {"id": trial["id"], "candidate": trial["candidate"]}
+        about = read_json(Path(models) / trial["id"] / "model.json")
+        if about["status"] != "ok":
+            for role in parts:
+                name = role.replace(":", "-")
+                write_json(folder / f"scores-{name}.json", ids | _heading(name, bootstrap, about["reason"]))
+            continue
+        model = read_model(Path(models) / trial["id"], trusted)
+        problems = fingerprint_problems(f"model {trial['id']}", about, store)
+        if problems:
+            raise InputError(problems)
+        key = canonical_json(about["module"])
+        if key not in made:
+            made[key] = _images(about["module"], store, rows["scan_id"], trusted)
+        for role, part in parts.items():
+            name = role.replace(":", "-")
+            table = predict(model.network, model.targets, part, made[key], device)
+            write_parquet(folder / f"predictions-{name}.parquet", table)
+            write_json(folder / f"scores-{name}.json", ids | scores(table, model.targets, name, bootstrap))
+
+
+def _images(spec: dict, store: Store, scan_ids, trusted) -> Images:
+    return Images(
+        store, registry.load("module", spec["class_path"], trusted)(**spec["init_args"]), sorted(set(scan_ids))
+    )

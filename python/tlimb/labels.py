@@ -1,0 +1,65 @@
+"""Labels as a samplesheet gives them: text or numbers, classes or quantities."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+MISSING = {"", "n/a", "na", "nan", "null"}
+"""Cells, whatever their case, that mean that a label is not known."""
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+FEW = 10
+"""Distinct whole numbers up to which they are taken for classes."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label of all scans.
+
+    values: float64 or text, null where missing, with the rows of the samplesheet as its index.
+    odd: rows whose value kept the column from being numbers, while most others are numbers.
+    """
+
+    values: pd.Series
+    kind: str
+    classes: list[str]
+    odd: list[int]
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the values are numbers."""
+        return self.values.dtype == np.float64
+
+    def facts(self) -> dict:
+        """The label as cohort.json describes it."""
+        return {"kind": self.kind, "classes": self.classes, "n": int(self.values.notna().sum())}
+
+
+def read_label(cells: pd.Series, kind: str | None = None) -> Label:
+    """A label from the text of its cells; `kind` overrules what the values suggest.
+
+    All numbers: float64; otherwise text, as written. Text and at most 10 distinct whole numbers are classification, else
+    regression. Classes are sorted, whole numbers written without a decimal point.
+    """
+    missing = cells.str.casefold().isin(MISSING)
+    present = cells[~missing]
+    is_number = present.map(lambda cell: NUMBER.fullmatch(cell) is not None).astype(bool)
+    if is_number.all():
+        values = cells.where(~missing).astype("float64")
+        distinct = sorted(set(values.dropna()))
+        few_whole = 0 < len(distinct) <= FEW and all(value.is_integer() for value in distinct)
+        kind = kind or ("classification" if few_whole else "regression")
+        classes, odd = [class_name(value) for value in distinct], []
+    else:
+        values = cells.where(~missing)
+        kind = kind or "classification"
+        classes = sorted(set(present))
+        odd = list(present.index[~is_number]) if is_number.mean() >= 0.5 else []
+    return Label(values, kind, classes if kind == "classification" else [], odd)
+
+
+def class_name(value: float) -> str:
+    """How a number is written as a class: 1.0 as "1", 1.5 as "1.5"."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))

@@ -1,0 +1,1 @@
+"""What training minimises: one primary term and any number of auxiliary ones."""

@@ -1,0 +1,1 @@
+"""One scan -> one array: orientation, bias field, registration, brain mask, intensity, and numbers on its quality."""

@@ -1,0 +1,83 @@
+"""Intervals and paired comparisons over persons, of the mean of a metric over trials.
+
+Every trial of a candidate meets the same resampled persons, and so do both sides of a comparison: the interval speaks
+of other people, not of other seeds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
+from tlimb.evaluation.metrics import metric, prediction_arrays, weighted_metric
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is computed and how surely: a metric of a kind of target, resamples, confidence (0 to 1) and their seed."""
+
+    metric: str
+    kind: str
+    resamples: int
+    confidence: float
+    seed: int
+
+
+def mean_with_interval(tables: list[pd.DataFrame], measure: Measure) -> dict:
+    """{"mean", "low", "high", "n_persons"} of the metric averaged over trials; None where it can't be computed.
+
+    tables: one prediction table a trial.
+    """
+    persons = _persons(tables)
+    columns = [prediction_arrays(table, measure.kind) for table in tables]
+    value = float(np.mean([metric(measure.metric, *arrays) for arrays in columns])) if columns else np.nan
+    if not np.isfinite(value):
+        return {"mean": None, "low": None, "high": None, "n_persons": len(persons)}
+    low, high = _interval(lambda weights: _mean_metric(tables, columns, persons, weights, measure), persons, measure)
+    return {"mean": value, "low": low, "high": high, "n_persons": len(persons)}
+
+
+def paired_difference(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], measure: Measure) -> dict | None:
+    """{"difference", "low", "high", "n_persons", "trials"} of first minus second, averaged over pairs of trials.
+
+    pairs: prediction tables of two trials with the same seed; only scans that both predicted count. None where there is
+    no such scan or the metric can't be computed.
+    """
+    shared = [_shared_scans(one, two) for one, two in pairs]
+    shared = [(one, two) for one, two in shared if len(one)]
+    if not shared:
+        return None
+    tables = [list(side) for side in zip(*shared, strict=True)]
+    columns = [[prediction_arrays(table, measure.kind) for table in side] for side in tables]
+    difference = np.mean([metric(measure.metric, *one) - metric(measure.metric, *two) for one, two in zip(*columns)])
+    if not np.isfinite(difference):
+        return None
+    persons = _persons(tables[0])
+
+    def statistic(weights):
+        first, second = (_mean_metric(tables[side], columns[side], persons, weights, measure) for side in (0, 1))
+        return first - second
+
+    low, high = _interval(statistic, persons, measure)
+    return {"difference": float(difference), "low": low, "high": high, "n_persons": len(persons), "trials": len(shared)}
+
+
+def _persons(tables: list[pd.DataFrame]) -> np.ndarray:
+    return np.unique(np.concatenate([table["person"].to_numpy(str) for table in tables])) if tables else np.array([])
+
+
+def _shared_scans(one: pd.DataFrame, two: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    common = sorted(set(one["scan_id"]) & set(two["scan_id"]))
+    return one.set_index("scan_id").loc[common].reset_index(), two.set_index("scan_id").loc[common].reset_index()
+
+
+def _mean_metric(tables, columns, persons, weights, measure: Measure) -> np.ndarray:
+    codes = [np.searchsorted(persons, table["person"].to_numpy(str)) for table in tables]
+    values = [weighted_metric(measure.metric, *arrays, weights[:, c]) for arrays, c in zip(columns, codes, strict=True)]
+    return np.mean(values, axis=0)
+
+
+def _interval(statistic, persons: np.ndarray, measure: Measure) -> tuple[float | None, float | None]:
+    values = person_bootstrap(statistic, len(persons), resamples=measure.resamples, seed=measure.seed)
+    return percentile_interval(values, measure.confidence)

@@ -1,0 +1,163 @@
+"""What sets candidates apart, and the shortest readable name that says so."""
+
+from tlimb.files import canonical_json
+
+Path = tuple[str, ...]
+CLASSES = {"architecture", "optimizer", "scheduler", "module", "primary"}  # their value is a class, which names itself
+
+
+def strategy_of(trial: dict) -> str:
+    """`scratch` where nothing is transferred, else the last stage's strategy; `+ <class>` for each auxiliary term."""
+    last = trial["spec"]["stages"][-1]
+    auxiliary = [class_name(term) for term in last.get("objective", {}).get("auxiliary", [])]
+    return " + ".join([_start(trial), *auxiliary])
+
+
+def class_name(spec: dict) -> str:
+    """The last part of a class path: `ResNet` for `my_lab.nets.ResNet`."""
+    return spec["class_path"].rsplit(".", 1)[-1]
+
+
+def candidate_names(trials: dict[str, dict]) -> dict[str, str]:
+    """Candidate id -> a name that no other candidate has, such as `full, lr 0.001, L2SP alpha 0.01`.
+
+    trials: candidate id -> any of its trials.
+    """
+    settings = {candidate: settings_of(trial) for candidate, trial in trials.items()}
+    last_stage = next(iter(trials.values()))["spec"]["stages"][-1]["name"]
+    return distinct_names(settings, last_stage, {candidate: _start(trial) for candidate, trial in trials.items()})
+
+
+def pretraining_names(pretrainings: dict[str, dict]) -> dict[str, str]:
+    """Key -> a name for each pretraining that says its stage and what sets it apart from the others.
+
+    pretrainings: key -> a line of pretrainings.jsonl.
+    """
+    settings = {}
+    for key, line in pretrainings.items():
+        spec = {"architecture": line["spec"]["architecture"], "stages": [line["spec"]["stage"]]}
+        settings[key] = settings_of({"spec": spec, "init": line["parent"]})
+        del settings[key][("strategy",)]
+    stages = {key: line["stage"] for key, line in pretrainings.items()}
+    names = distinct_names(settings, next(iter(stages.values()), ""), {})
+    return {key: ", ".join(filter(None, [stages[key], name])) for key, name in names.items()}
+
+
+def distinct_names(settings: dict[str, dict[Path, object]], last_stage: str, starts: dict[str, str]) -> dict[str, str]:
+    """Key -> the settings in which the keys differ, as short text; `starts` come first where a name would be empty."""
+    paths = differing(settings)
+    labels = path_labels(paths, last_stage)
+    names = {key: _name(found, paths, labels) for key, found in settings.items()}
+    if not all(names.values()):
+        names = {key: ", ".join(filter(None, [starts.get(key, ""), name])) for key, name in names.items()}
+    for name in sorted(set(names.values())):
+        alike = [key for key in names if names[key] == name]
+        if len(alike) > 1:
+            names |= _told_apart(name, alike, settings, labels)
+    return names
+
+
+def settings_of(trial: dict) -> dict[Path, object]:
+    """Every setting of a trial but its seed, path -> value; a class counts as its name, and its arguments follow it."""
+    spec = trial["spec"]
+    found: dict[Path, object] = {("strategy",): _start(trial)}
+    _collect(found, ("architecture",), spec["architecture"])
+    for stage in reversed(spec["stages"]):
+        hidden = {"name", "objective"} | ({"strategy"} if stage is spec["stages"][-1] else set())
+        _collect(found, (stage["name"],), {key: value for key, value in stage.items() if key not in hidden})
+        _collect(found, (stage["name"], "objective"), stage.get("objective", {}))
+    _collect(found, ("split",), spec.get("split", {}))
+    return found
+
+
+def differing(settings: dict[str, dict[Path, object]]) -> list[Path]:
+    """The paths in which candidates that have them differ, one for those that always carry the same value."""
+    kept: list[Path] = []
+    for path in dict.fromkeys(path for found in settings.values() for path in found):
+        values = [found[path] for found in settings.values() if path in found]
+        optional = _is_term(path) and len(values) < len(settings)
+        if (optional or len({canonical_json(value) for value in values}) > 1) and not any(
+            _same(path, other, settings.values()) for other in kept
+        ):
+            kept.append(path)
+    return kept
+
+
+def path_labels(paths: list[Path], last_stage: str) -> dict[Path, str]:
+    """A short label for each path: its key, after the stage's name where another path has the same key."""
+    keys = {path: _key(path) for path in paths}
+    counted = list(keys.values())
+    ambiguous = {path for path in paths if counted.count(keys[path]) > 1 and path[0] != last_stage and len(path) > 1}
+    return {path: f"{path[0]} {key}" if path in ambiguous else key for path, key in keys.items()}
+
+
+def value_text(value) -> str:
+    """A setting's value for reading: 0.001, 1e-05, all classes and lists without quotes."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return "+".join(map(value_text, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return str(value)
+
+
+def _start(trial: dict) -> str:
+    return trial["spec"]["stages"][-1].get("strategy") or "full" if trial["init"] else "scratch"
+
+
+def _collect(found: dict, path: Path, value) -> None:
+    if isinstance(value, dict) and "class_path" in value:
+        found[path] = class_name(value)
+        value = value.get("init_args", {})
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _collect(found, (*path, key), item)
+    elif isinstance(value, list) and value and all(isinstance(item, dict) and "class_path" in item for item in value):
+        for item in value:
+            _collect(found, (*path, class_name(item)), item)
+    elif path[-1] != "auxiliary":
+        found[path] = value
+
+
+def _is_term(path: Path) -> bool:
+    """Is this the name of an auxiliary term, present or absent, rather than a value?"""
+    return len(path) > 1 and path[-2] == "auxiliary"
+
+
+def _same(path: Path, other: Path, settings) -> bool:
+    pairs = [(found[path], found[other]) for found in settings if path in found and other in found]
+    return path[-1] == other[-1] and bool(pairs) and all(one == two for one, two in pairs)
+
+
+def _key(path: Path) -> str:
+    words = path[-2:] if "auxiliary" in path[:-2] else path[-1:]
+    return " ".join(words).replace("_", " ")
+
+
+def _name(found: dict, paths: list[Path], labels: dict[Path, str]) -> str:
+    shown = [path for path in paths if path in found]
+    return ", ".join(_part(path, found[path], labels) for path in shown if not _implied(path, shown))
+
+
+def _implied(path: Path, shown: list[Path]) -> bool:
+    """An auxiliary term is named by its own arguments where they are shown."""
+    return _is_term(path) and any(len(other) > len(path) and other[: len(path)] == path for other in shown)
+
+
+def _part(path: Path, value, labels: dict[Path, str]) -> str:
+    if value is None:
+        return "n all" if path[-1] == "n" else f"no {labels[path]}"
+    if path == ("strategy",) or path[-1] in CLASSES or _is_term(path):
+        return str(value)
+    return f"{labels[path]} {value_text(value)}"
+
+
+def _told_apart(name: str, alike: list[str], settings: dict, labels: dict[Path, str]) -> dict[str, str]:
+    """Names for candidates that differ only in what some of them leave at its default."""
+    paths = list(dict.fromkeys(path for candidate in alike for path in settings[candidate]))
+    absent = [path for path in paths if not all(path in settings[candidate] for candidate in alike)]
+    labels = {path: _key(path) for path in absent} | labels
+    names = {c: ", ".join(filter(None, [name, _name(settings[c], absent, labels)])) for c in alike}
+    repeated = {text for text in names.values() if list(names.values()).count(text) > 1}
+    return {c: f"{text} ({c[:6]})" if text in repeated else text for c, text in names.items()}

@@ -1,0 +1,132 @@
+"""A samplesheet as text: its rows, its columns, and where each cell stands."""
+
+import csv
+import re
+from collections import Counter
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import pandas as pd
+
+from tlimb.errors import InputError, Problem, nearest
+
+REQUIRED = ("cohort", "subject", "image")
+OPTIONAL = ("session", "modality", "mask", "person")
+RESERVED = ("scan_id", "split", "role")
+"""Columns of tables that tlimb writes; a label cannot have their names."""
+
+ALLOWED = {
+    "cohort": r"[A-Za-z0-9._+-]+",
+    "subject": r"[A-Za-z0-9._+-]+",
+    "session": r"[A-Za-z0-9._+-]*",
+    "modality": r"[A-Za-z0-9._+-]*",
+    "person": r"[A-Za-z0-9._+/-]*",
+}
+"""What cells of the columns that make up ids may hold."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The cells of a samplesheet as stripped text.
+
+    frame: one row a scan, labelled 1, 2, ... as users count them.  lines: line of the file on which each row ends.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    lines: list[int]
+
+    def place(self, row: int, column: str) -> str:
+        """Where a cell stands, as problems say it; rows count from 1 under the header."""
+        return f"{self.path.name}, row {row} (line {self.lines[row - 1]}), column {column}"
+
+
+def read_sheet(path: Path) -> Sheet:
+    """The cells of a CSV or TSV file in UTF-8, with or without a byte order mark; empty lines are passed over.
+
+    A name that ends in .tsv or a header with tabs and no commas means tabs; a header with semicolons and no commas,
+    semicolons. Raises InputError where the file cannot be read, is empty, or rows do not match the header.
+    """
+    lines, rows = _rows(path)
+    if not rows:
+        raise InputError([Problem(path.name, "the samplesheet is empty", f"expected the columns {', '.join(REQUIRED)}")])
+    header, rows, lines = rows[0], rows[1:], lines[1:]
+    problems = [] if rows else [Problem(path.name, "the samplesheet has a header and no rows")]
+    for number, (row, line) in enumerate(zip(rows, lines), start=1):
+        if len(row) != len(header):
+            problems.append(
+                Problem(f"{path.name}, row {number} (line {line})", f"{len(row)} cells, the header has {len(header)}")
+            )
+    repeated = [name for name, count in Counter(header).items() if count > 1 and name]
+    problems += [Problem(f"{path.name}, column {name}", "stands more than once in the header") for name in repeated]
+    if problems:
+        raise InputError(problems)
+    unnamed = [place for place, name in enumerate(header) if not name]
+    for place in unnamed:
+        if any(row[place] for row in rows):
+            problems.append(Problem(f"{path.name}, column {place + 1}", "has values and no name"))
+    if problems:
+        raise InputError(problems)
+    cells = {name: [row[place] for row in rows] for place, name in enumerate(header) if name}
+    return Sheet(path, pd.DataFrame(cells, index=range(1, len(rows) + 1), dtype="str"), lines)
+
+
+def _rows(path: Path) -> tuple[list[int], list[list[str]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError([Problem(str(path), "samplesheet not found")]) from None
+    except UnicodeDecodeError as error:
+        raise InputError([Problem(path.name, f"not UTF-8 at byte {error.start}", "save it as UTF-8")]) from None
+    except OSError as error:
+        raise InputError([Problem(str(path), f"cannot be read: {error.strerror}")]) from None
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=_delimiter(path, text), strict=True)
+    lines, rows = [], []
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                lines.append(reader.line_num)
+                rows.append([cell.strip() for cell in row])
+    except csv.Error as error:
+        raise InputError([Problem(f"{path.name}, line {reader.line_num}", f"not a readable table: {error}")]) from None
+    return lines, rows
+
+
+def _delimiter(path: Path, text: str) -> str:
+    header = text.lstrip("\r\n").split("\n", 1)[0]
+    if path.suffix == ".tsv":
+        return "\t"
+    return next((mark for mark in ",\t;" if mark in header), ",")
+
+
+def column_problems(sheet: Sheet) -> list[Problem]:
+    """Required columns that are missing, names that look like a misspelt one, and names that tlimb itself uses."""
+    names = list(sheet.frame.columns)
+    others = [name for name in names if name not in REQUIRED + OPTIONAL]
+    problems = [
+        Problem(sheet.path.name, f"the column '{name}' is missing", nearest(name, others) if others else "")
+        for name in REQUIRED
+        if name not in names
+    ]
+    for name in others:
+        where = f"{sheet.path.name}, column {name}"
+        meant = get_close_matches(name.casefold(), [n for n in OPTIONAL if n not in names], n=1, cutoff=0.8)
+        if name in RESERVED:
+            problems.append(Problem(where, "this name is used by tlimb itself, expected another for a label"))
+        elif meant:
+            problems.append(Problem(where, "unknown column", f"did you mean '{meant[0]}'? any other name is taken as a label"))
+    return problems
+
+
+def cell_problems(sheet: Sheet) -> list[Problem]:
+    """Empty cells of required columns, and characters that ids cannot hold."""
+    problems = []
+    for column in (*REQUIRED, *OPTIONAL):
+        for row, cell in sheet.frame[column].items() if column in sheet.frame else ():
+            if column in REQUIRED and not cell:
+                problems.append(Problem(sheet.place(row, column), "empty, expected a value"))
+            elif column in ALLOWED and not re.fullmatch(ALLOWED[column], cell):
+                marks = "letters, digits and . _ + -" + (" /" if column == "person" else "")
+                problems.append(Problem(sheet.place(row, column), f"'{cell}' holds other characters than {marks}"))
+    return problems

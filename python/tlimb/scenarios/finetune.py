@@ -1,0 +1,96 @@
+"""FINETUNE: the last stage of each trial of a pack, from the job folder to a folder a model."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from tlimb.architectures.weights import save_weights
+from tlimb.data.fingerprint import recipe_of
+from tlimb.errors import InputError, Problem
+from tlimb.files import file_digest
+from tlimb.scenarios.job import Job, Pretrained, check_encoder, person_digest, read_job, read_pretrained
+from tlimb.scenarios.prepare import Source, StageRun, prepare
+from tlimb.scenarios.progress import TrainingFailed
+from tlimb.scenarios.results import Settings, carry_through, keep_for, outcome, write_history
+from tlimb.scenarios.sequential import fit
+from tlimb.state import Kept
+from tlimb.store import Store
+
+
+def finetune(job_folder, store_folder, encoders_folder, out, settings: Settings) -> None:
+    """Train every trial of a pack into out/<trial id>/.
+
+    A trial that diverges or raises leaves model.json with its reason and the pack goes on. Raises InputError, before
+    anything is trained, for leaks and for encoders made from scans prepared otherwise.
+    """
+    job = read_job(job_folder)
+    store = Store(store_folder, job.facts["shards"])
+    encoders = {name: read_pretrained(Path(encoders_folder) / name) for name in job.facts["inits"]}
+    _check(job, encoders, store)
+    seen = job.rows[job.rows["role"].isin(["train", "validation"])]
+    source = Source(store, seen["scan_id"].tolist(), settings.device, settings.trusted)
+    for trial in job.facts["trials"]:
+        _trial(trial, job, encoders.get(trial["init"]), source, Path(out) / trial["id"], settings)
+
+
+def _check(job: Job, encoders: dict[str, Pretrained], store: Store) -> None:
+    problems = []
+    for split, init, disjoint in sorted(
+        {(trial["split"], trial["init"], _disjoint(trial)) for trial in job.facts["trials"]}
+    ):
+        if not init:
+            continue
+        roles = {"validation", "test"} | ({"train"} if disjoint else set())
+        try:
+            check_encoder(encoders[init], store, job.split(split), roles, f"split {split}")
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+
+
+def _disjoint(trial: dict) -> bool:
+    """Whether the target's training persons, too, were barred from every earlier stage."""
+    return all(stage["disjoint"] for stage in trial["spec"]["stages"][:-1])
+
+
+def _trial(trial: dict, job: Job, encoder: Pretrained | None, source: Source, folder: Path, settings: Settings) -> None:
+    spec, rows = trial["spec"], job.split(trial["split"])
+    run = StageRun(spec["architecture"], spec["stages"][-1], spec["seed"], rows, job.labels, encoder)
+    start = "" if encoder is None or encoder.failed else file_digest(encoder.folder / "encoder.safetensors")
+    kept = keep_for(trial["id"], rows, run.stage, source.store, start, settings)
+    about = _about(trial, rows, encoder, source.store)
+    carry_through(folder, "model.json", about, kept, lambda: _train(run, source, kept, folder))
+
+
+def _train(run: StageRun, source: Source, kept: Kept, folder: Path) -> dict:
+    if run.encoder is not None and run.encoder.failed:
+        raise TrainingFailed(run.encoder.failed)
+    training = prepare(run, source)
+    progress = fit(training, kept, source.device)
+    save_weights(folder / "model.safetensors", training.network.weights())
+    write_history(folder, progress)
+    return outcome(training, progress, source.device)
+
+
+def _about(trial: dict, rows: pd.DataFrame, encoder: Pretrained | None, store: Store) -> dict:
+    spec, stage = trial["spec"], trial["spec"]["stages"][-1]
+    before = encoder.facts["persons"] if encoder is not None else []
+    return {
+        "id": trial["id"],
+        "candidate": trial["candidate"],
+        "init": trial["init"],
+        "strategy": stage["strategy"],
+        "split": trial["split"],
+        "budget": trial["budget"],
+        "stage": stage["name"],
+        "seed": spec["seed"],
+        "architecture": spec["architecture"],
+        "module": stage["data"]["module"],
+        "fingerprint": store.fingerprint,
+        "recipe": recipe_of(store),
+        "persons": sorted({*before, *map(person_digest, rows["person"])}),
+        "monitor": stage["monitor"],
+        "n": {role: int((rows["role"] == role).sum()) for role in ("train", "validation", "test")},
+        "spec": spec,
+    }

@@ -1,0 +1,115 @@
+"""One training carried through to its folder: new, taken from what is kept, or failed with its reason."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from tlimb.errors import InputError
+from tlimb.files import digest, read_json, write_csv, write_json
+from tlimb.scenarios.device import device_name
+from tlimb.scenarios.progress import Progress, TrainingFailed
+from tlimb.scenarios.sequential import Training
+from tlimb.state import SECONDS, Kept, link_or_copy
+from tlimb.store import Store
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a task trains, beside what its job says.
+
+    state_dir: where states are kept, or None. code: digest of the training code. trusted: modules beyond the usual ones.
+    state_seconds: least time between two states written.
+    """
+
+    device: torch.device
+    state_dir: str | None = None
+    code: str = ""
+    trusted: tuple[str, ...] = ()
+    state_seconds: float = SECONDS
+
+
+def keep_for(identity: str, rows: pd.DataFrame, stage: dict, store: Store, init: str, settings: Settings) -> Kept:
+    """Where the state of one training is kept: under its id and all else that its numbers depend on.
+
+    rows: the scans of its split with roles and labels; init: digest of the weights it starts from, or empty.
+    """
+    contents = store.index.set_index("scan_id")["digest"]
+    table = rows.drop(columns=["split"]).assign(content=rows["scan_id"].map(contents))
+    key = {
+        "budget": stage["epochs"],
+        "store": store.fingerprint,
+        "init": init,
+        "code": settings.code,
+        "table": digest(table.sort_values(["role", "scan_id"]).to_csv(index=False)),
+        "torch": [torch.__version__, device_name(settings.device), torch.get_num_threads()],
+    }
+    return Kept(settings.state_dir, identity, key, settings.state_seconds)
+
+
+def carry_through(folder, name: str, about: dict, kept: Kept, train: Callable[[], dict]) -> None:
+    """Leave a training's result in `folder`, with the file `name` (encoder.json or model.json) written last.
+
+    train: trains, writes every other file, and returns what it adds to `about`. Whatever it raises makes the result a
+    failed one, so that the trainings after it go on.
+    """
+    folder, started = Path(folder), time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    if kept.finished():
+        print(f"{about['id']}: taken from {kept.finished()}")
+        _copy(kept.finished(), folder, name, about)
+        return
+    about = about | {"reused": False}
+    try:
+        found = train()
+    except Exception as error:
+        reason = reason_of(error)
+        print(f"{about['id']} failed: {reason}")
+        write_json(folder / name, about | {"status": "failed", "reason": reason, "seconds": time.monotonic() - started})
+        return
+    print(f"{about['id']}: best epoch {found['best_epoch']} of {found['epochs_run']}")
+    write_json(folder / name, about | {"status": "ok", "reason": ""} | found | {"seconds": time.monotonic() - started})
+    kept.keep(folder)
+
+
+def _copy(result: Path, folder: Path, name: str, about: dict) -> None:
+    """A kept result under the name it bears now: what `about` says (candidate, spec) may be worded anew."""
+    for path in sorted(result.iterdir()):
+        if path.name != name:
+            (folder / path.name).unlink(missing_ok=True)
+            link_or_copy(path, folder / path.name)
+    write_json(folder / name, read_json(result / name) | about | {"reused": True})
+
+
+def outcome(training: Training, progress: Progress, device: torch.device) -> dict:
+    """What a finished training adds to encoder.json or model.json."""
+    parameters = list(training.network.parameters())
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
+    return {
+        "input_shape": list(training.input_shape),
+        "targets": {target.name: target.facts() for target in training.targets},
+        "best_epoch": progress.best_epoch,
+        "epochs_run": len(progress.history),
+        "stopped_early": progress.stops(training.stage["early_stopping"]),
+        "parameters": {"total": sum(map(torch.numel, parameters)), "trainable": sum(map(torch.numel, learned))},
+        "device": device_name(device),
+    }
+
+
+def write_history(folder, progress: Progress) -> None:
+    """Write history.csv, a row an epoch."""
+    write_csv(Path(folder) / "history.csv", pd.DataFrame(progress.history))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a training failed, in one line."""
+    if isinstance(error, InputError):
+        return "; ".join(map(str, error.problems))
+    if isinstance(error, TrainingFailed):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the device ran out of memory"
+    return f"{type(error).__name__}: {error}".splitlines()[0]

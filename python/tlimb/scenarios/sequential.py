@@ -1,0 +1,232 @@
+"""One stage trained by Lightning: the scenario of pretraining and fine-tuning one after the other."""
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import lightning.pytorch as lightning
+import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from torch.utils.data import SequentialSampler
+
+from tlimb import registry
+from tlimb.architectures.network import Network
+from tlimb.data.dataset import EpochOrder, ScanDataset, loader
+from tlimb.data.modules import BaseDataModule
+from tlimb.data.targets import Target
+from tlimb.evaluation.metrics import metric
+from tlimb.objectives.objective import Objective
+from tlimb.scenarios.progress import Monitor, Progress, TrainingFailed, monitor_of
+from tlimb.seeds import seed_for
+from tlimb.state import Kept
+
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that one stage's training needs.
+
+    stage: the stage of the spec. input_shape: (C, ...) of one image. featured: the datasets hold the features of a frozen encoder in place of images.
+    trusted: modules beyond the usual ones whose classes may be used.
+    """
+
+    stage: dict
+    seed: int
+    network: Network
+    objective: Objective
+    targets: Sequence[Target]
+    train: ScanDataset
+    validation: ScanDataset
+    module: BaseDataModule
+    input_shape: tuple[int, ...]
+    featured: bool = False
+    trusted: tuple[str, ...] = ()
+
+
+def fit(training: Training, kept: Kept, device: torch.device) -> Progress:
+    """Train a stage to its end and leave the weights of its best epoch in the network, on the CPU.
+
+    Goes on from the state that `kept` holds, if any, to the same numbers. Raises TrainingFailed where the
+    loss is not finite any more.
+    """
+    scenario = SequentialScenario(training, kept)
+    remaining = training.stage["epochs"] - len(scenario.progress.history)
+    if remaining > 0 and not scenario.progress.stops(training.stage["early_stopping"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PossibleUserWarning)
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
+            trainer = _trainer(remaining, training.stage["gradient_clip"], device)
+            validation = loader(
+                training.validation, SequentialSampler(training.validation), training.stage["batch_size"]
+            )
+            trainer.fit(scenario, loader(training.train, scenario.order, training.stage["batch_size"]), validation)
+    if scenario.best is None:
+        raise TrainingFailed(f"{training.stage['monitor']} could not be computed on the validation part in any epoch")
+    training.network.cpu().load_state_dict(scenario.best)
+    return scenario.progress
+
+
+def _trainer(epochs: int, gradient_clip: float | None, device: torch.device) -> lightning.Trainer:
+    """A Trainer that trains and nothing else: no files, no output, no look at the scheduler's environment."""
+    return lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        max_epochs=epochs,
+        gradient_clip_val=gradient_clip,
+        plugins=[LightningEnvironment()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+class SequentialScenario(lightning.LightningModule):
+    """Steps, measures and records; random numbers follow from seed, stage, epoch and batch alone."""
+
+    def __init__(self, training: Training, kept: Kept):
+        super().__init__()
+        self.training_plan, self.kept = training, kept
+        self.network, self.objective, self.stage = training.network, training.objective, training.stage
+        self.progress, self.best, self.started = Progress(), None, 0.0
+        self.monitor: Monitor = monitor_of(training.targets, self.stage["monitor"])
+        self.order = EpochOrder(len(training.train), training.seed, self.stage["name"])
+        self.resumed = kept.load()
+        if self.resumed is not None:
+            self.progress, self.best = Progress(**self.resumed["progress"]), self.resumed["best"]
+            self.network.load_state_dict(self.resumed["network"])
+
+    def configure_optimizers(self):
+        """The stage's optimiser, over what is not frozen; the scheduler is stepped once an epoch in `_advance`."""
+        trusted, spec = self.training_plan.trusted, self.stage["optimizer"]
+        learned = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.optimizer = registry.load("optimizer", spec["class_path"], trusted)(learned, **spec["init_args"])
+        self.scheduler = None
+        if self.stage["scheduler"] is not None:
+            self.scheduler = _build_scheduler(self.stage["scheduler"], self.optimizer, self.stage["epochs"], trusted)
+        if self.resumed is not None:
+            self.optimizer.load_state_dict(self.resumed["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(self.resumed["scheduler"])
+        return self.optimizer
+
+    def forward(self, images):
+        """Outputs of all heads; `images` are features where the encoder's were computed beforehand."""
+        return self.network.predict(images) if self.training_plan.featured else self.network(images)
+
+    def on_before_batch_transfer(self, batch, dataloader_idx: int):
+        """The data module's hook, after setting the noise of this batch: whatever was drawn before makes no difference."""
+        epoch, self.batch = len(self.progress.history) + 1, self.batch + 1
+        torch.manual_seed(seed_for(self.training_plan.seed, "noise", self.stage["name"], epoch, self.batch))
+        return (
+            batch
+            if self.training_plan.featured
+            else self.training_plan.module.on_before_batch_transfer(batch, dataloader_idx)
+        )
+
+    def on_after_batch_transfer(self, batch, dataloader_idx: int):
+        """The data module's hook."""
+        return (
+            batch
+            if self.training_plan.featured
+            else self.training_plan.module.on_after_batch_transfer(batch, dataloader_idx)
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Set this epoch's order."""
+        self.order.epoch, self.batch = len(self.progress.history) + 1, 0
+        self.started, self.sums, self.outputs = time.monotonic(), {}, []
+        self.network.train()
+        self.training_plan.module.training = True
+
+    def training_step(self, batch, index: int):
+        """The objective's sum on one batch."""
+        terms = self.objective(self.network, batch, self(batch[0]))
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach() * len(batch[0])
+        return sum(terms.values())
+
+    def on_validation_epoch_start(self) -> None:
+        """No augmentation from here on."""
+        self.training_plan.module.training = False
+
+    def validation_step(self, batch, index: int) -> None:
+        """Keep outputs and labels: loss and metrics are of the whole part, not means over batches."""
+        self.outputs.append((self(batch[0]), batch[1]))
+
+    def on_train_epoch_end(self) -> None:
+        """Record the epoch, keep the best weights, step the scheduler, write the state, stop when patience runs out."""
+        row = self._row()
+        for name in ("train_loss", "validation_loss"):
+            if not math.isfinite(row[name]):
+                raise TrainingFailed(f"diverged: {name} is {row[name]} in epoch {row['epoch']}")
+        if self.progress.record(row, self.monitor, self.stage["early_stopping"]):
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+        self._step_scheduler(row)
+        if self.kept.due():
+            self.kept.save(self._state())
+        self.trainer.should_stop = self.progress.stops(self.stage["early_stopping"])
+
+    def _row(self) -> dict:
+        losses = {name: float(total) / len(self.order) for name, total in self.sums.items()}
+        validated = self._validated()
+        return {
+            "epoch": len(self.progress.history) + 1,
+            "train_loss": losses.pop("primary"),
+            "validation_loss": validated.pop("validation_loss"),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": time.monotonic() - self.started,
+            **{f"train_{name}": value for name, value in losses.items()},
+            **validated,
+        }
+
+    def _validated(self) -> dict:
+        """validation_loss and the monitored metrics, on all of the validation part."""
+        outputs = {
+            target.name: torch.cat([out[target.name] for out, _ in self.outputs])
+            for target in self.training_plan.targets
+        }
+        labels = [
+            torch.cat([of[number] for _, of in self.outputs]) for number in range(len(self.training_plan.targets))
+        ]
+        measured = {"validation_loss": float(self.objective.primary(outputs, labels))}
+        decoded = {}
+        for target, label in zip(self.training_plan.targets, labels):
+            known = ~label.isnan()
+            truth = label[known].double().cpu().numpy()
+            truth = truth * target.sd + target.mean if target.kind == "regression" else truth
+            decoded[target.name] = (truth, *target.decode(outputs[target.name][known].float().cpu().numpy()))
+        return measured | {
+            column: metric(name, *decoded[target]) for column, (target, name) in self.monitor.metrics.items()
+        }
+
+    def _step_scheduler(self, row: dict) -> None:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(row["validation_loss"])
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
+    def _state(self) -> dict:
+        return {
+            "network": self.network.state_dict(),
+            "best": self.best,
+            "progress": asdict(self.progress),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler and self.scheduler.state_dict(),
+        }
+
+
+def _build_scheduler(spec: dict, optimizer, epochs: int, trusted):
+    """The scheduler, laid out for all epochs: a length it needs and the user left open is their number."""
+    arguments = dict(spec["init_args"])
+    length = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}.get(spec["class_path"].rpartition(".")[2])
+    if length is not None:
+        arguments.setdefault(length, epochs)
+    return registry.load("scheduler", spec["class_path"], trusted)(optimizer, **arguments)

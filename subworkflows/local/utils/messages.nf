@@ -1,0 +1,24 @@
+// What the user reads at the end of a run.
+
+// The command as typed, without what only says where to take up an earlier run.
+def plainCommand(line) {
+    return line.replaceAll(/ -resume( [0-9a-f]{8}-[0-9a-f-]+|(?= |$))/, '').replaceAll(/ -(name|ansi-log) \S+/, '') + '\n'
+}
+
+// The answer and the report's path; after a failure, all that a checking step had to say and what to do next.
+def farewell(workflow, outdir) {
+    def ranking = file("${outdir}/ranking/ranking.json")
+    if (workflow.success && ranking.exists()) {
+        println("\n${new groovy.json.JsonSlurper().parseText(ranking.getText('UTF-8')).answer}\nReport: ${file(outdir)}/ranking/report.html")
+    }
+    else if (!workflow.success) {
+        println("\n${longMessage(workflow.errorReport ?: '')}The run stopped early. Put right what is said above and run the same command with -resume: what is finished is not done again.")
+    }
+}
+
+// Nextflow shows the last 50 lines of what a task said; the whole where there was more.
+def longMessage(report) {
+    def folder = report.readLines().dropWhile { line -> line.trim() != 'Work dir:' }.drop(1).take(1).collect { line -> line.trim() }
+    def said = folder.collect { path -> file("${path}/.command.err") }.findAll { path -> path.exists() }.collect { path -> path.text }
+    return said && said.first().readLines().size() > 50 ? "${said.first()}\n" : ''
+}

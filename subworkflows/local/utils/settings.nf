@@ -1,0 +1,210 @@
+// What the user asked for, from everywhere it may stand: flag over file over profile (its preset) over default.
+
+// The groups of parameters in nextflow_schema.json: `sweep` (its keys) and `run` (the pipeline's own).
+def schemaGroups(root) {
+    return new groovy.json.JsonSlurper().parseText(file("${root}/nextflow_schema.json").text).get('$defs')
+}
+
+// The text of --help.
+def helpText(root) {
+    def schema = new groovy.json.JsonSlurper().parseText(file("${root}/nextflow_schema.json").text)
+    def groups = schema.get('$defs').values().collect { group ->
+        def lines = group.properties.collect { name, property ->
+            def preset = property.default == null ? '' : " [${property.default}]"
+            "  --${name.padRight(18)} ${property.type.padRight(8)} ${property.description}${preset}"
+        }
+        "${group.title}\n${lines.join('\n')}"
+    }
+    return "${schema.description}\n\n${schema.usage.join('\n')}\n\n${groups.join('\n\n')}\n"
+}
+
+// The words of a command line as Nextflow records it: quoted by '...' or, where a word holds a quote, by backslashes.
+def words(line) {
+    return line.findAll(/(?:'[^']*'|\\.|[^\s'\\])+/).collect { word ->
+        word.startsWith("'") ? word[1..-2] : word.replaceAll(/\\(.)/, '$1')
+    }
+}
+
+// The names of the parameters given as flags: ['outdir', 'search.seeds'].
+def flagNames(line) {
+    return words(line)
+        .findAll { word -> word ==~ /--[A-Za-z][\w.-]*(=.*)?/ }
+        .collect { word -> word.drop(2).takeWhile { letter -> letter != '=' } }
+        .findAll { name -> !(name in ['params-file', 'paramsFile']) }
+        .unique()
+}
+
+// The sweep file and how it came: [path: 'sweep.json', ours: false] after -params-file, ours: true after --params-file.
+def sweepFile(given, line) {
+    def own = given.getOrDefault('paramsFile', given.getOrDefault('params-file', null))
+    if (own != null) {
+        return [path: "${own}".toString(), ours: true]
+    }
+    def all = words(line)
+    def at = all.findIndexOf { word -> word == '-params-file' }
+    def joined = all.find { word -> word.startsWith('-params-file=') }
+    def path = at >= 0 ? all[at + 1] : joined ? joined.drop('-params-file='.size()) : System.getenv('NXF_PARAMS_FILE')
+    return path ? [path: path, ours: false] : null
+}
+
+// A JSON object from a file; stops with one plain sentence where that fails.
+def readDocument(path, what) {
+    def source = file(path)
+    if (!source.exists() || source.isDirectory()) {
+        error("${what} not found: ${path} (looked for ${source})")
+    }
+    def document = null
+    try {
+        document = new groovy.json.JsonSlurper().parseText(source.getText('UTF-8'))
+    }
+    catch (groovy.json.JsonException problem) {
+        error("${what} ${path} is not valid JSON: ${jsonProblem(problem)}")
+    }
+    catch (IOException problem) {
+        error("${what} ${path} cannot be read: ${problem.message}")
+    }
+    if (!(document instanceof Map)) {
+        error("${what} ${path} holds ${document instanceof List ? 'a list' : 'a single value'}; expected a JSON object with the keys of a sweep")
+    }
+    return document
+}
+
+// What is wrong and on which line, out of a JSON parser's many lines.
+def jsonProblem(problem) {
+    def lines = problem.message.readLines().findAll { text -> text.trim() }
+    return (lines.take(1) + lines.findAll { text -> text =~ /^line number/ }).unique().join(', ')
+}
+
+// The value at a path of keys, or null.
+def valueAt(map, path) {
+    def value = map instanceof Map ? map.get(path.head()) : null
+    return path.size() == 1 ? value : valueAt(value, path.tail())
+}
+
+// The map with the value at a path of keys replaced.
+def withValue(map, path, value) {
+    def base = map instanceof Map ? map : [:]
+    return base + [(path.head()): path.size() == 1 ? value : withValue(base.get(path.head()), path.tail(), value)]
+}
+
+// The map without the value at a path of keys; a map left empty by that goes too.
+def without(map, path) {
+    if (!(map instanceof Map) || !map.containsKey(path.head())) {
+        return map
+    }
+    def rest = path.size() == 1 ? null : without(map.get(path.head()), path.tail())
+    def others = map.findAll { entry -> entry.key != path.head() }
+    return rest ? others + [(path.head()): rest] : others
+}
+
+// A flag's text as a value: JSON where it is JSON ([0, 1], 3, true), else the text itself.
+def flagValue(value) {
+    if (!(value instanceof CharSequence)) {
+        return value
+    }
+    try {
+        def values = new groovy.json.JsonSlurper().parseText("[${value}]".toString())
+        return values.size() == 1 ? values.first() : value.toString()
+    }
+    catch (groovy.json.JsonException _problem) {
+        return value.toString()
+    }
+}
+
+// Everything the user set, by precedence; null counts as not set. `given` holds what Nextflow merged itself: configuration,
+// -params-file and flags.
+def merged(given, line) {
+    def flags = flagNames(line).collect { name -> name.tokenize('.') }
+    def own = flags.inject(given as Map) { map, path -> without(map, path) }
+    def preset = given.preset ? readDocument("${given.preset}", 'Preset') : [:]
+    def source = sweepFile(given, line)
+    def written = source && source.ours ? readDocument(source.path, 'Params file') : [:]
+    def base = [preset, own, written].inject([:]) { all, more -> all + more.findAll { entry -> entry.value != null } }
+    return flags.inject(base) { map, path -> withValue(map, path, flagValue(valueAt(given, path))) }
+}
+
+def asText(value) {
+    return value instanceof List ? value.join(',') : "${value}".toString()
+}
+
+// What is wrong with a parameter's value, in words; null where nothing is.
+def valueProblem(name, property, value) {
+    def text = asText(value)
+    def forms = [integer: /-?\d+/, number: /-?\d+(\.\d*)?([eE][-+]?\d+)?/, boolean: /true|false/, string: /(?s).*/]
+    def expected = [integer: 'a whole number', number: 'a number', boolean: 'true or false']
+    if (!(text ==~ forms[property.type])) {
+        return "--${name}: expected ${expected[property.type]}, found '${text}'"
+    }
+    if (property.pattern && !(text ==~ property.pattern)) {
+        return "--${name}: expected ${property.form}, found '${text}'"
+    }
+    return property.minimum != null && text.toDouble() < property.minimum ? "--${name}: expected at least ${property.minimum}, found ${text}" : null
+}
+
+// A checked value as the type that the schema names; later releases of Nextflow hand over text.
+def cast(property, value) {
+    def text = asText(value)
+    return property.type == 'integer' ? text.toLong() : property.type == 'number' ? text.toDouble() : property.type == 'boolean' ? text == 'true' : text
+}
+
+// The name in `valid` that shares most pairs of letters with `name`.
+def nearestName(name, valid) {
+    return valid.max { other ->
+        letterPairs(name).intersect(letterPairs(other)).size() / Math.max(letterPairs(name).size() + letterPairs(other).size(), 1)
+    }
+}
+
+def letterPairs(text) {
+    return text.toLowerCase().replaceAll(/[^a-z0-9]/, '').toList().collate(2, 1, false).collect { pair -> pair.join('') }.toSet()
+}
+
+// [run: the pipeline's parameters, sweep: the sweep as the user wrote it], or an error that names all that is wrong.
+def readSettings(given, workflow) {
+    def schema = schemaGroups(workflow.projectDir)
+    def all = merged(given, workflow.commandLine)
+    def asked = flagNames(workflow.commandLine).collect { name -> name.tokenize('.').head() }.unique()
+    def valid = schema.values().collectMany { group -> group.properties.keySet() }
+    def unknown = asked.findAll { name -> !(name in valid) }.collect { name -> "--${name}: no such parameter; did you mean --${nearestName(name, valid)}?" }
+    def run = schema.run.properties.findAll { name, _property -> all[name] != null }
+    def wrong = run.collect { name, property -> valueProblem(name, property, all[name]) }.findAll { problem -> problem }
+    def flags = ['input', 'outdir'].findAll { name -> all[name] instanceof Boolean }.collect { name -> "--${name}: expected a path, found nothing" }
+    def missing = all.input ? [] : ["no input: name a samplesheet by --input or as \"input\" in the file given as --params-file"]
+    def problems = unknown + wrong + flags + missing
+    if (problems) {
+        error("${problems.size()} problem${problems.size() == 1 ? '' : 's'} in the settings; nothing was started\n${problems.collect { problem -> "  - ${problem}" }.join('\n')}")
+    }
+    def settings = run.collectEntries { name, property -> [name, cast(property, all[name])] }
+    def derived = [
+        state_dir: settings.state_dir ?: "${workflow.workDir}/state".toString(),
+        trusted: (settings.trusted_modules ?: '').tokenize(','),
+    ]
+    def sweep = all.findAll { name, _value -> !(name in schema.run.properties.keySet()) && !(name in ['params-file', 'paramsFile', 'pipeline_info']) }
+    return [run: settings + derived, sweep: sweep + [outdir: "${given.outdir}".toString()]]
+}
+
+// The samplesheet: a relative path is looked for in the launch directory, then beside the sweep file.
+def findSamplesheet(sweep, given, workflow) {
+    def source = sweepFile(given, workflow.commandLine)
+    def places = [workflow.launchDir] + (source ? [file(source.path).toAbsolutePath().parent] : [])
+    def paths = places.collect { place -> file("${place}").resolve("${sweep.input}") }.unique()
+    def found = paths.find { path -> path.exists() && !path.isDirectory() }
+    if (!found) {
+        error("Samplesheet not found: ${sweep.input} (looked for ${paths.join(' and ')}); nothing was started")
+    }
+    return found
+}
+
+// Stops where the folder for results cannot be made or written to.
+def checkWritable(folder) {
+    def path = file(folder)
+    def probe = path.resolve(".tlimb-${UUID.randomUUID()}")
+    try {
+        path.mkdirs()
+        probe.text = ''
+        probe.delete()
+    }
+    catch (IOException problem) {
+        def reason = problem instanceof java.nio.file.FileSystemException && problem.reason ? problem.reason : problem.class.simpleName
+        error("Cannot write to outdir ${folder} (${reason}); nothing was started")
+    }
+}

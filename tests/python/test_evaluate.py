@@ -1,0 +1,133 @@
+"""Predictions and scores of saved models."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from contracts import check_json, check_table
+from training_jobs import make_people, make_store, pack_job, roles, stage, trial_line
+
+from tlimb.errors import InputError
+from tlimb.evaluation.predict import Bootstrap, evaluate, read_model
+from tlimb.files import read_json
+from tlimb.scenarios.device import set_up_torch
+from tlimb.scenarios.finetune import finetune
+from tlimb.scenarios.results import Settings
+
+CPU = torch.device("cpu")
+QUICK = Bootstrap(resamples=50)
+TRIALS = [
+    trial_line(stage("finetune", "diagnosis", strategy="scratch")),
+    trial_line(
+        stage("finetune", "diagnosis", strategy="scratch", optimizer={"class_path": "SGD", "init_args": {"lr": 1e30}})
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A pack of one finished and one failed trial, with an external cohort, trained and evaluated."""
+    set_up_torch(1, training=True)
+    folder = tmp_path_factory.mktemp("world")
+    clinic, elsewhere = make_people("clinic", 20, seed=1), make_people("elsewhere", 6, seed=2)
+    table = pd.concat(
+        [roles(clinic, 5, 5), roles(elsewhere, 0, 6).assign(role="external:elsewhere")], ignore_index=True
+    )
+    make_store(folder / "store", table)
+    pack_job(folder / "job", table, TRIALS)
+    finetune(folder / "job", folder / "store", None, folder / "models", Settings(CPU))
+    evaluate(folder / "job", folder / "store", folder / "models", folder / "scores", QUICK, CPU)
+    return folder
+
+
+@pytest.mark.parametrize(("part", "n"), [("validation", 5), ("test", 5), ("external-elsewhere", 6)])
+def test_each_part_has_predictions_and_scores_of_the_contract(world, part, n):
+    folder = world / "scores" / TRIALS[0]["id"]
+    table, scores = pd.read_parquet(folder / f"predictions-{part}.parquet"), read_json(folder / f"scores-{part}.json")
+    check_table("predictions", table)
+    check_json("scores", scores)
+    assert scores["n"] == {"scans": n, "persons": n} and scores["set"] == part
+    truth = np.where(table["truth_label"] == "patient", 1.0, 0.0)
+    assert np.array_equal(table["truth"], truth) and table["scan_id"].is_monotonic_increasing
+    probabilities = np.stack(table["probabilities"])
+    assert np.array_equal(probabilities.argmax(axis=1), table["prediction"])
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    accuracy = scores["targets"]["diagnosis"]["metrics"]["accuracy"]["value"]
+    assert accuracy == pytest.approx((table["truth"] == table["prediction"]).mean())
+
+
+def test_a_saved_model_predicts_what_the_history_says_of_its_best_epoch(world):
+    trial = TRIALS[0]["id"]
+    best = read_json(world / "models" / trial / "model.json")["best_epoch"]
+    history = pd.read_csv(world / "models" / trial / "history.csv").set_index("epoch")
+    scores = read_json(world / "scores" / trial / "scores-validation.json")["targets"]["diagnosis"]["metrics"]
+    assert scores["balanced_accuracy"]["value"] == history.loc[best, "validation_balanced_accuracy"]
+    assert scores["log_loss"]["value"] == pytest.approx(history.loc[best, "validation_loss"], rel=1e-4)
+
+
+def test_a_failed_trial_has_scores_that_say_why_and_no_predictions(world):
+    folder = world / "scores" / TRIALS[1]["id"]
+    parts = ["external-elsewhere", "test", "validation"]
+    assert sorted(path.name for path in folder.iterdir()) == [f"scores-{part}.json" for part in parts]
+    for part in parts:
+        scores = read_json(folder / f"scores-{part}.json")
+        check_json("scores", scores)
+        assert scores["status"] == "failed" and "diverged" in scores["reason"] and scores["targets"] == {}
+
+
+def test_test_labels_change_the_truth_and_nothing_else(world, tmp_path):
+    held_out = pd.read_parquet(world / "job" / "table-test.parquet")
+    flipped = held_out.assign(diagnosis=held_out["diagnosis"].map({"control": "patient", "patient": "control"}))
+    for name in ("job.json", "table-validation.parquet"):
+        (tmp_path / name).write_bytes((world / "job" / name).read_bytes())
+    flipped.to_parquet(tmp_path / "table-test.parquet")
+    evaluate(tmp_path, world / "store", world / "models", tmp_path / "scores", QUICK, CPU)
+    before, after = (
+        pd.read_parquet(folder / "scores" / TRIALS[0]["id"] / "predictions-test.parquet")
+        for folder in (world, tmp_path)
+    )
+    assert (before["truth"] == 1 - after["truth"]).all()
+    assert before["probabilities"].map(list).equals(after["probabilities"].map(list))
+
+
+def test_a_regression_is_predicted_in_the_labels_unit(tmp_path):
+    people = make_people("clinic", 16)
+    table, trial = roles(people, 4, 4), trial_line(stage("finetune", "age", strategy="scratch"))
+    make_store(tmp_path / "store", table)
+    pack_job(tmp_path / "job", table, [trial])
+    finetune(tmp_path / "job", tmp_path / "store", None, tmp_path / "models", Settings(CPU))
+    evaluate(tmp_path / "job", tmp_path / "store", tmp_path / "models", tmp_path / "scores", QUICK, CPU)
+    predictions = pd.read_parquet(tmp_path / "scores" / trial["id"] / "predictions-test.parquet")
+    check_table("predictions", predictions)
+    assert predictions["truth"].tolist() == people["age"].tail(4).tolist()
+    target = read_model(tmp_path / "models" / trial["id"]).targets[0]
+    assert (abs(predictions["prediction"] - target.mean) < 5 * target.sd).all()
+    assert predictions["probabilities"].isna().all() and predictions["truth_label"].isna().all()
+
+
+def test_a_model_is_refused_on_scans_prepared_otherwise(world, tmp_path):
+    table = pd.concat([pd.read_parquet(world / "job" / f"table-{part}.parquet") for part in ("validation", "test")])
+    make_store(tmp_path / "store", table.assign(age=50.0), spacing=4.0)
+    with pytest.raises(InputError, match="spacing 8.0 against 4.0"):
+        evaluate(world / "job", tmp_path / "store", world / "models", tmp_path / "scores", QUICK, CPU)
+
+
+def test_evaluation_does_not_import_lightning(world, tmp_path):
+    command = Path(__file__).parents[2] / "bin" / "tlimb_evaluate.py"
+    arguments = ["--job", world / "job", "--store", world / "store", "--models", world / "models", "--out", tmp_path]
+    code = (
+        f"import runpy, sys; sys.path[:] = {sys.path!r}; sys.argv = {[str(command), *map(str, arguments), '--bootstrap', '50']!r}\n"
+        f"try: runpy.run_path({str(command)!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'lightning', 'monai', 'sklearn', 'torch._dynamo'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    trial = TRIALS[0]["id"]
+    again, before = (
+        pd.read_parquet(folder / trial / "predictions-test.parquet") for folder in (tmp_path, world / "scores")
+    )
+    assert again["probabilities"].map(list).equals(before["probabilities"].map(list))

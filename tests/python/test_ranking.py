@@ -1,0 +1,403 @@
+"""Ranking a finished search: names, selection on validation, intervals, comparisons, failures, the answer."""
+
+import math
+import shutil
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from contracts import check_json, check_table
+from results_tree import rewrite_json, write_results_tree
+
+from tlimb.errors import InputError
+from tlimb.evaluation.metrics import metric
+from tlimb.files import read_json, read_jsonl, write_jsonl
+from tlimb.ranking.answer import answer, decimals, verdict
+from tlimb.ranking.compare import Measure, mean_with_interval, paired_difference
+from tlimb.ranking.effects import marginal_means
+from tlimb.ranking.figures import axis, curves, loss_axis
+from tlimb.ranking.names import candidate_names, pretraining_names, strategy_of
+from tlimb.ranking.quality import outliers, summary
+from tlimb.ranking.rank import COLUMNS, rank
+from tlimb.ranking.results import read_results
+from tlimb.ranking.write import write_ranking
+
+MEASURE = Measure("mae", "regression", 400, 0.95, 0)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Arguments of read_results for a tree with failures."""
+    return write_results_tree(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture(scope="module")
+def ranking(tree):
+    return rank(read_results(**tree))
+
+
+@pytest.fixture
+def copy(tree, tmp_path):
+    """The same tree, to be changed."""
+    shutil.copytree(tree["search"].parent, tmp_path / "tree")
+    return {name: tmp_path / "tree" / path.name for name, path in tree.items()}
+
+
+def trial(strategy="full", auxiliary=(), lr=0.001, init="e1", **last):
+    stages = [{"name": "pretrain", "optimizer": {"class_path": "AdamW", "init_args": {"lr": last.pop("early", lr)}}}]
+    objective = {"primary": None, "auxiliary": list(auxiliary)}
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": lr}}
+    stage = {"name": "finetune", "strategy": strategy, "objective": objective, "optimizer": optimizer} | last
+    architecture = {"class_path": "ResNet", "init_args": {"depth": 18}}
+    spec = {"architecture": architecture, "seed": 0, "split": {"seed": 0}, "stages": [*(stages if init else []), stage]}
+    return {"init": init, "spec": spec}
+
+
+def l2sp(**args):
+    return [{"class_path": "L2SP", "init_args": args}]
+
+
+def names_of(*trials):
+    return list(candidate_names({f"{index:012d}": one for index, one in enumerate(trials)}).values())
+
+
+def test_a_strategy_names_its_auxiliary_terms_and_scratch_is_what_transfers_nothing():
+    assert strategy_of(trial("full", l2sp(alpha=0.1))) == "full + L2SP"
+    assert strategy_of(trial("frozen")) == "frozen"
+    assert strategy_of(trial("full", init="")) == "scratch"
+
+
+def test_names_say_what_differs_and_no_more():
+    found = names_of(trial(lr=0.01), trial(), trial("full", l2sp(alpha=0.01)), trial("scratch", init=""))
+    assert found == ["full, lr 0.01", "full, lr 0.001", "full, lr 0.001, L2SP", "scratch, lr 0.001"]
+    weights = [trial(auxiliary=l2sp(alpha=alpha)) for alpha in (0.1, 1.0)]
+    assert names_of(*weights) == ["L2SP alpha 0.1", "L2SP alpha 1"]
+    assert names_of(trial(lr=0.1), trial(lr=0.2)) == ["lr 0.1", "lr 0.2"]
+
+
+def test_a_stage_is_named_where_two_stages_vary_the_same_setting_apart():
+    found = names_of(*[trial(lr=lr, early=early) for lr in (0.1, 0.2) for early in (1e-5, 1e-4)])
+    assert found[0] == "lr 0.1, pretrain lr 1e-05" and len(set(found)) == 4
+
+
+def test_names_are_never_empty_and_never_equal():
+    assert names_of(trial()) == ["full"]
+    assert names_of(trial(), trial(auxiliary=l2sp(alpha=0.1))) == ["full", "full, L2SP"]
+    deep = trial()
+    deep["spec"]["architecture"]["init_args"] = {"depth": 18, "width": 0.5}
+    assert names_of(trial(), deep) == ["full", "full, width 0.5"]
+    assert names_of(trial(early_stopping=None), trial(early_stopping={"patience": 5})) == [
+        "full, no early stopping",
+        "full, patience 5",
+    ]
+
+
+def test_pretrainings_are_named_by_stage_and_difference():
+    lines = {}
+    for epochs in (5, 10):
+        spec = {"architecture": {"class_path": "SFCN"}, "stage": {"name": "pretrain", "epochs": epochs}}
+        lines[str(epochs)] = {"parent": "", "stage": "pretrain", "spec": spec}
+    assert pretraining_names(lines) == {"5": "pretrain, epochs 5", "10": "pretrain, epochs 10"}
+    assert pretraining_names({"5": lines["5"]}) == {"5": "pretrain"}
+
+
+def test_candidates_stand_in_the_order_of_their_mean_on_validation(ranking):
+    means = [row["validation_mean"] for row in ranking.candidates]
+    assert means == sorted(means, reverse=True)
+    assert [row["rank"] for row in ranking.candidates] == list(range(1, 9))
+    for row in ranking.candidates:
+        finished = [trial["validation"] for trial in row["trials"] if trial["status"] == "ok"]
+        assert row["validation_mean"] == pytest.approx(np.mean(finished))
+        spread = statistics.stdev(finished) if len(finished) > 1 else None
+        assert row["validation_sd"] == pytest.approx(spread)
+        assert row["validation_low"] < row["validation_mean"] < row["validation_high"]
+
+
+def test_test_scores_stand_only_where_a_candidate_is_selected(ranking):
+    assert [row["selected"] for row in ranking.selected()][0] == "best"
+    assert sorted(row["strategy"] for row in ranking.selected()) == ["frozen", "full", "full + L2SP", "scratch"]
+    for row in ranking.candidates:
+        assert (row["test_mean"] is not None) == bool(row["selected"])
+        assert any(trial["test"] is not None for trial in row["trials"]) == bool(row["selected"])
+
+
+def test_rows_and_document_hold_what_the_contract_says(ranking):
+    assert all(list(row) == COLUMNS for row in ranking.rows())
+    assert set(ranking.document()) == {
+        "metric", "direction", "target", "answer", "best", "candidates", "comparisons", "failures",
+    }  # fmt: skip
+    assert set(ranking.candidates[0]) == {*COLUMNS, "spec"}
+    assert "seed" not in ranking.candidates[0]["spec"]
+
+
+def test_the_tree_and_the_ranking_keep_to_the_schemas(tree, ranking, tmp_path):
+    for schema, files in {
+        "model": tree["models"].glob("*/model.json"),
+        "encoder": tree["encoders"].glob("*/encoder.json"),
+        "scores": tree["scores"].glob("*/scores-*.json"),
+        "sweep": [tree["sweep"]],
+        "cohort": [tree["cohort"]],
+    }.items():
+        for path in files:
+            check_json(schema, read_json(path))
+    for line in read_jsonl(tree["search"] / "round-1" / "trials.jsonl"):
+        check_json("trial", line)
+    check_table("predictions", pd.read_parquet(next(tree["scores"].glob("*/predictions-test.parquet"))))
+    check_json("ranking", ranking.document())
+    write_ranking(ranking, "", tmp_path)
+    check_json("ranking", read_json(tmp_path / "ranking.json"))
+    check_table("ranking", pd.read_csv(tmp_path / "ranking.csv", dtype={"selected": "str"}))
+
+
+def test_permuted_test_labels_change_no_selection(copy, ranking):
+    rng = np.random.default_rng(0)
+    for path in copy["scores"].glob("*/predictions-test.parquet"):
+        frame = pd.read_parquet(path)
+        frame["truth"] = rng.permutation(frame["truth"])
+        frame.to_parquet(path)
+    permuted = rank(read_results(**copy))
+    assert permuted.best == ranking.best
+    for before, after in zip(ranking.candidates, permuted.candidates, strict=True):
+        same = [name for name in before if not name.startswith("test_") and name != "trials"]
+        assert {name: before[name] for name in same} == {name: after[name] for name in same}
+    assert [row["test_mean"] for row in permuted.selected()] != [row["test_mean"] for row in ranking.selected()]
+
+
+def test_no_test_file_of_a_candidate_that_is_not_selected_is_read(copy, ranking):
+    selected = {trial["id"] for row in ranking.selected() for trial in row["trials"]}
+    for folder in copy["scores"].iterdir():
+        if folder.name not in selected:
+            for path in folder.glob("*-test.*"):
+                path.write_bytes(b"never read")
+    assert rank(read_results(**copy)).document() == ranking.document()
+
+
+def test_failed_trials_pretrainings_and_scans_are_listed_with_their_reasons(tree, ranking):
+    failures = ranking.failures
+    broken = [line["id"] for line in failures["pretrainings"]]
+    dependants = [one for one in read_jsonl(tree["search"] / "round-1" / "trials.jsonl") if one["init"] in broken]
+    assert len(broken) == 1 and failures["pretrainings"][0]["trials"] == len(dependants) == 3
+    assert {one["id"] for one in dependants} < {one["id"] for one in failures["trials"]}
+    assert len(failures["trials"]) == 4 == sum(row["failed"] for row in ranking.candidates)
+    assert {one["reason"] for one in failures["scans"]} == {"all voxels are equal", "registration did not converge"}
+
+
+def test_a_candidate_without_a_finished_trial_goes_last_and_is_never_selected(copy, ranking):
+    best = ranking.candidates[0]
+    for one in best["trials"]:
+        rewrite_json(copy["models"] / one["id"] / "model.json", status="failed", reason="out of memory")
+    again = rank(read_results(**copy))
+    last = again.candidates[-1]
+    assert last["candidate"] == best["candidate"] and last["selected"] == "" and last["validation_mean"] is None
+    assert last["failed"] == len(last["trials"]) and again.best == ranking.candidates[1]["candidate"]
+
+
+def test_a_trial_that_wrote_nothing_counts_as_failed(copy, ranking):
+    lost, unscored = [one["id"] for one in ranking.candidates[0]["trials"]][:2]
+    shutil.rmtree(copy["models"] / lost)
+    shutil.rmtree(copy["scores"] / unscored)
+    outcomes = {one["id"]: one for row in rank(read_results(**copy)).candidates for one in row["trials"]}
+    assert outcomes[lost]["reason"] == "no result was written"
+    assert outcomes[unscored]["reason"] == "no validation scores were written"
+
+
+def test_where_nothing_finished_the_answer_says_why(copy):
+    for path in copy["models"].glob("*/model.json"):
+        rewrite_json(path, status="failed", reason="loss became NaN")
+    ranking = rank(read_results(**copy))
+    assert ranking.best is None and ranking.comparisons == []
+    assert "nothing can be ranked" in ranking.answer and "loss became NaN" in ranking.answer
+
+
+def test_ties_go_to_fewer_parameters_then_to_the_lower_id(copy, ranking):
+    for path in copy["scores"].glob("*/scores-validation.json"):
+        scores = read_json(path)
+        if scores["status"] == "ok":
+            scores["targets"]["diagnosis"]["metrics"]["balanced_accuracy"]["value"] = 0.7
+            rewrite_json(path, targets=scores["targets"])
+    small = ranking.candidates[-1]
+    for one in small["trials"]:
+        rewrite_json(copy["models"] / one["id"] / "model.json", parameters={"total": 10, "trainable": 10})
+    order = [row["candidate"] for row in rank(read_results(**copy)).candidates]
+    assert order[0] == small["candidate"] and order[1:] == sorted(order[1:])
+
+
+def test_a_metric_to_be_minimised_ranks_the_smallest_first(copy):
+    sweep = read_json(copy["sweep"])
+    rewrite_json(copy["sweep"], search=sweep["search"] | {"metric": "log_loss"})
+    ranking = rank(read_results(**copy))
+    means = [row["validation_mean"] for row in ranking.candidates]
+    assert ranking.direction == "min" and means == sorted(means)
+
+
+def test_a_metric_of_another_kind_of_target_is_refused(copy):
+    sweep = read_json(copy["sweep"])
+    rewrite_json(copy["sweep"], search=sweep["search"] | {"metric": "mae"})
+    with pytest.raises(InputError, match="'mae' is no metric of classification, the kind of 'diagnosis'"):
+        rank(read_results(**copy))
+
+
+def test_a_search_without_trials_and_a_missing_store_are_named(copy, tmp_path):
+    with pytest.raises(InputError, match="holds no store"):
+        read_results(**copy | {"store": tmp_path / "none"})
+    write_jsonl(copy["search"] / "round-1" / "trials.jsonl", [])
+    with pytest.raises(InputError, match="holds no trial"):
+        read_results(**copy)
+
+
+def test_a_sweep_from_scratch_only_needs_no_encoders(copy, tmp_path):
+    path = copy["search"] / "round-1" / "trials.jsonl"
+    write_jsonl(path, [one for one in read_jsonl(path) if not one["init"]])
+    write_jsonl(path.with_name("pretrainings.jsonl"), [])
+    ranking = rank(read_results(**copy | {"encoders": tmp_path / "none"}))
+    assert {row["strategy"] for row in ranking.candidates} == {"scratch"} and ranking.comparisons == []
+
+
+def table(persons, error, scans=None):
+    scans = [f"{person}/{index}" for index, person in enumerate(persons)] if scans is None else scans
+    columns = {"scan_id": scans, "person": persons, "target": "age", "truth": 50.0}
+    return pd.DataFrame(columns | {"prediction": 50.0 + np.asarray(error), "probabilities": None})
+
+
+def test_the_interval_of_one_trial_is_the_interval_of_its_scores(tree, ranking):
+    row = ranking.candidates[0]
+    sweep = read_json(tree["sweep"])["evaluate"]
+    measure = Measure("balanced_accuracy", "classification", 100, sweep["confidence"], sweep["seed"])
+    for one in [one for one in row["trials"] if one["status"] == "ok"]:
+        scores = read_json(tree["scores"] / one["id"] / "scores-test.json")["targets"]["diagnosis"]["metrics"]
+        rows = pd.read_parquet(tree["scores"] / one["id"] / "predictions-test.parquet")
+        found = mean_with_interval([rows], measure)
+        expected = scores["balanced_accuracy"]
+        assert [found["mean"], found["low"], found["high"]] == pytest.approx(
+            [expected["value"], expected["low"], expected["high"]]
+        )
+
+
+def test_the_interval_of_a_mean_error_agrees_with_its_closed_form():
+    rng = np.random.default_rng(2)
+    persons = [f"p{i}" for i in range(400)]
+    tables = [table(persons, rng.normal(size=400)) for _ in range(3)]
+    mean_error = np.mean([one["prediction"].sub(50).abs() for one in tables], axis=0)
+    half = 1.96 * mean_error.std() / math.sqrt(400)
+    found = mean_with_interval(tables, replace(MEASURE, resamples=4000))
+    assert found["mean"] == pytest.approx(mean_error.mean()) and found["n_persons"] == 400
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(half, rel=0.05)
+
+
+def test_a_paired_difference_is_surer_than_two_separate_intervals():
+    rng = np.random.default_rng(3)
+    persons = [f"p{i}" for i in range(100)]
+    hard = rng.normal(size=100)
+    pairs = [(table(persons, hard + 0.1 * rng.normal(size=100)), table(persons, hard * 1.2)) for _ in range(2)]
+    found = paired_difference(pairs, MEASURE)
+    each = [metric("mae", a["truth"], a["prediction"]) - metric("mae", b["truth"], b["prediction"]) for a, b in pairs]
+    assert found["difference"] == pytest.approx(np.mean(each)) and found["trials"] == 2 and found["n_persons"] == 100
+    alone = mean_with_interval([pairs[0][0]], MEASURE)
+    assert found["high"] - found["low"] < (alone["high"] - alone["low"]) / 2
+    assert paired_difference([(two, one) for one, two in pairs], MEASURE)["difference"] == pytest.approx(-np.mean(each))
+
+
+def test_only_scans_that_both_predicted_are_compared():
+    one = table(list("abc"), [1, 1, 100], ["1", "2", "3"])
+    two = table(list("dba"), [7, 2, 2], ["9", "2", "1"])
+    found = paired_difference([(one, two)], MEASURE)
+    assert found["difference"] == -1.0 and found["n_persons"] == 2
+    assert paired_difference([(one, table(["z"], [0], ["z"]))], MEASURE) is None
+
+
+def test_the_comparison_with_scratch_is_over_the_seeds_that_both_finished(ranking):
+    names = {row["candidate"]: row for row in ranking.candidates}
+    for one in ranking.comparisons:
+        sides = [{t["seed"] for t in names[one[side]]["trials"] if t["test"] is not None} for side in "ab"]
+        assert one["trials"] == len(sides[0] & sides[1]) and one["set"] == "test" and one["n_persons"] == 120
+    assert {one["b"] for one in ranking.comparisons} == {row["candidate"] for row in ranking.selected()[1:]}
+
+
+def row_of(candidate, strategy, test, rank_):
+    values = {"validation_mean": 0.8, "test_mean": test, "test_low": test - 0.05, "test_high": test + 0.05}
+    facts = {"candidate": candidate, "name": strategy, "strategy": strategy, "rank": rank_, "failed": 0}
+    return facts | values | {"trials": [{}] * 5}
+
+
+def sentence(low, high, metric="balanced_accuracy", strategies=("full", "scratch")):
+    rows = [row_of(name, name, 0.7, place) for place, name in enumerate(strategies, 1)]
+    comparison = {"a": strategies[0], "b": strategies[1], "difference": (low + high) / 2, "low": low, "high": high}
+    return answer(rows, [comparison], Measure(metric, "", 1000, 0.95, 0), "sex", 120)
+
+
+def test_the_answer_claims_no_more_than_the_interval_allows():
+    apart = "which can't be told apart from training from scratch on these persons (difference +0.01"
+    assert apart in sentence(-0.03, 0.05)
+    assert ", 0.05 better than training from scratch" in sentence(0.02, 0.08)
+    assert ", 0.05 worse than training from scratch" in sentence(-0.08, -0.02)
+    assert ", 0.05 better than training from scratch" in sentence(-0.08, -0.02, "mae")
+    assert ", 0.05 worse than training from scratch" in sentence(0.02, 0.08, "mae")
+    assert "better than frozen" in sentence(0.02, 0.08, strategies=("scratch", "frozen"))
+    assert "70 on 120 test persons (95 % interval 0.65 to 0.75, mean of 5 trials)" in sentence(0.02, 0.08)
+
+
+def test_an_interval_that_touches_zero_tells_nothing_apart():
+    assert verdict({"low": 0.0, "high": 0.1}, "auroc") == "can't be told apart"
+    assert verdict({"low": None, "high": None}, "auroc") == "can't be told apart"
+
+
+def test_decimals_follow_the_width_of_the_interval():
+    assert [decimals(0, width) for width in (0.005, 0.04, 0.3, 3.0, 40.0)] == [3, 2, 2, 1, 1]
+    assert decimals(None, None) == 3
+
+
+def test_marginal_means_are_means_over_the_candidates_with_a_value(tree, ranking):
+    effects = {one["name"]: one["values"] for one in marginal_means(ranking.candidates, read_results(**tree).trials)}
+    assert set(effects) == {"strategy", "lr", "L2SP"}
+    by_name = {row["name"]: row["validation_mean"] for row in ranking.candidates}
+    low = next(group for group in effects["lr"] if group["value"] == "0.001")
+    assert low["mean"] == pytest.approx(np.mean([value for name, value in by_name.items() if "lr 0.001" in name]))
+    assert {group["value"]: len(group["scores"]) for group in effects["L2SP"]} == {"no": 6, "yes": 2}
+
+
+def test_many_values_are_put_into_quarters():
+    trials = [trial(lr=10.0 ** -(index / 4)) | {"candidate": str(index)} for index in range(20)]
+    rows = [{"candidate": str(index), "validation_mean": float(index)} for index in range(20)]
+    (effect,) = marginal_means(rows, trials)
+    assert [len(group["scores"]) for group in effect["values"]] == [5, 5, 5, 5]
+
+
+def test_outliers_stand_worst_first_and_only_in_the_bad_direction(tree):
+    scans = read_results(**tree).scans
+    found = outliers(scans)
+    assert [row["scan_id"] for row in found[:2]] == ["clinic/sub-007/1/T1w", "lifespan/sub-007/1/T1w"]
+    assert [row["deviations"] for row in found] == sorted((row["deviations"] for row in found), reverse=True)
+    better = scans.assign(warnings="", mask_overlap=scans["mask_overlap"].where(scans.index != 3, 0.999))
+    assert better.loc[3, "scan_id"] not in [row["scan_id"] for row in outliers(better)]
+    assert summary(scans)[0] | {"mask_overlap": 0, "snr": 0, "displacement": 0, "metric": 0} == {
+        "recipe": "default", "ok": 598, "warned": 2, "failed": 2,
+        "mask_overlap": 0, "snr": 0, "displacement": 0, "metric": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [[0.61, 0.83], [-3.0, 250.0], [5.0], [], [0.1, math.nan, None], [1e-7, 3e-7]])
+def test_an_axis_holds_its_values_and_round_ticks(values):
+    scale = axis(values)
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    assert all(0 <= scale.place(value) <= 100 for value in finite)
+    assert len(scale.ticks) >= 2 and all(-0.01 <= at <= 100.01 for at, _ in scale.ticks)
+    for at, text in scale.ticks:
+        assert scale.place(float(text.replace("−", "-"))) == pytest.approx(at, abs=0.01)
+
+
+def test_a_loss_that_spans_decades_is_drawn_on_a_logarithmic_axis():
+    scale = loss_axis([0.5, 1e6])
+    assert scale.log and scale.place(0.5) < scale.place(100.0) < scale.place(1e6)
+    assert not loss_axis([0.5, 1.5]).log and not loss_axis([-1.0, 1e6]).log
+
+
+def test_curves_break_where_a_loss_is_not_finite_and_mark_the_best_epoch():
+    losses = [1.0, 0.5, math.nan, 0.7, 0.8]
+    history = pd.DataFrame({"epoch": range(1, 6), "train_loss": 0.9, "validation_loss": losses})
+    found = curves({"seed 0": history, "seed 1": history.iloc[:0]})
+    pieces = next(line["pieces"] for line in found["lines"] if line["set"] == "validation")
+    assert [len(piece.split()) for piece in pieces] == [2, 2]
+    assert [(mark["epoch"], mark["loss"]) for mark in found["marks"]] == [(2, 0.5)]
+    assert curves({"seed 1": history.iloc[:0]}) is None

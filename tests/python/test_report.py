@@ -1,0 +1,209 @@
+"""The ranking's command and its page, read as text and in a real browser."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from results_tree import rewrite_json, write_results_tree
+
+from tlimb.files import read_json
+from tlimb.ranking.rank import rank
+from tlimb.ranking.report import duration, number, render, signed
+from tlimb.ranking.results import read_results
+
+HOUSE = Path(__file__).parents[2]
+TEMPLATE = HOUSE / "assets" / "report.html.j2"
+COMMAND = "nextflow run . -profile demo --params-file sweep.json"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the page is not opened in a browser")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return write_results_tree(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture(scope="module")
+def out(tree, tmp_path_factory):
+    """The folder that the command writes, run as the pipeline runs it."""
+    folder = tmp_path_factory.mktemp("ranking")
+    done = run_command(tree, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run_command(tree, out, *python):
+    (out.parent / "command.txt").write_text(COMMAND + "\n")
+    names = {"cohort": "cohort-json"}
+    paths = [text for name, path in tree.items() for text in (f"--{names.get(name, name)}", str(path))]
+    more = ["--template", str(TEMPLATE), "--command", str(out.parent / "command.txt"), "--out", str(out)]
+    environment = os.environ | {"PYTHONPATH": str(HOUSE / "python")}
+    script = [sys.executable, *python, str(HOUSE / "bin" / "tlimb_rank.py")]
+    return subprocess.run([*script, *paths, *more], env=environment, capture_output=True, text=True, timeout=60)
+
+
+def page_of(tree):
+    results = read_results(**tree)
+    return render(results, rank(results), template=TEMPLATE.read_text(), command=COMMAND)
+
+
+def browse(page: Path, folder: Path, *options):
+    """What chromium makes of a page without any network: the final DOM and what it logged."""
+    flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run".split()
+    flags += ["--enable-logging=stderr", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    flags += [f"--user-data-dir={folder / 'profile'}", *options]
+    done = subprocess.run([CHROMIUM, *flags, page.as_uri()], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def test_the_command_writes_table_document_and_page(out):
+    table, document = pd.read_csv(out / "ranking.csv"), read_json(out / "ranking.json")
+    assert list(table["candidate"]) == [row["candidate"] for row in document["candidates"]]
+    assert table["parameters"].dtype == "int64" and table.loc[0, "selected"] == "best"
+    assert document["best"] == table.loc[0, "candidate"] and document["answer"].startswith("Best for diagnosis is")
+    assert document["answer"] in unescaped(out / "report.html")
+
+
+def unescaped(path):
+    return path.read_text().replace("&#39;", "'").replace("&#34;", '"').replace("&amp;", "&")
+
+
+def test_the_command_imports_nothing_heavy(tree, tmp_path):
+    done = run_command(tree, tmp_path / "out", "-X", "importtime")
+    assert done.returncode == 0, done.stderr
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "pandas" in imported
+    assert not imported & {"torch", "lightning", "monai", "sklearn", "scipy", "matplotlib", "SimpleITK"}
+
+
+def test_bad_input_is_said_without_a_traceback(tree, tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    done = run_command(tree | {"cohort": tmp_path / "broken.json"}, tmp_path / "out")
+    assert done.returncode == 1 and "broken.json, line 1, column 2" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_the_page_is_the_same_for_the_same_results(tree, out):
+    assert page_of(tree) == (out / "report.html").read_text()
+
+
+def test_the_page_asks_nothing_of_the_network(out):
+    page = (out / "report.html").read_text()
+    assert "default-src 'none'" in page
+    assert not re.findall(r"(?:https?:)?//[a-z]", page.split("<pre>")[0])
+    assert not re.findall(r"<(?:link|script|img|iframe)[^>]*(?:src|href)=\"(?!data:)", page)
+
+
+def test_the_page_holds_every_part(out, tree):
+    page = unescaped(out / "report.html")
+    headings = "Ranking, Comparisons on test, Training, What each setting did, Data, Failures, How it was made"
+    for heading in headings.split(", "):
+        assert f"<h2>{heading}" in page
+    ranking = rank(read_results(**tree))
+    for row in ranking.candidates:
+        assert row["name"] in page
+    for text in ("training diverged: loss became NaN in epoch 4", "all voxels are equal", COMMAND, "tlimb 0.1.0"):
+        assert text in page
+    assert '"bootstrap": 200' in page and "clinic/sub-007/1/T1w" in page
+    finished = [one for row in ranking.selected() for one in row["trials"] if one["status"] == "ok"]
+    assert page.count("<polyline") >= 2 * len(finished)
+
+
+def test_tables_have_captions_and_figures_have_words(out):
+    page = (out / "report.html").read_text()
+    assert page.count("<table") == page.count("<caption")
+    assert not re.findall(r'<svg role="img"(?! aria-label="[^"]{10,})', page)
+
+
+def test_text_of_the_user_is_never_markup(tmp_path):
+    tree = write_results_tree(tmp_path / "tree", seeds=1, persons=24)
+    attack = "<script>alert(1)</script>"
+    cohort = read_json(tree["cohort"])
+    rewrite_json(tree["cohort"], cohorts={attack: {"scans": 1, "persons": 1}}, warnings=[attack])
+    rewrite_json(tree["sweep"], input=attack, evaluate=read_json(tree["sweep"])["evaluate"], labels={attack: "x"})
+    for path in tree["models"].glob("*/model.json"):
+        if read_json(path)["status"] == "failed":
+            rewrite_json(path, reason=attack)
+    page = page_of(tree)
+    assert cohort["scans"] and attack not in page and page.count("&lt;script&gt;alert(1)") >= 4
+    assert page.count("<script>") == 1
+
+
+@pytest.mark.parametrize("status", ["nothing finished", "no failure", "one candidate", "no test scores"])
+def test_the_page_is_whole_in_every_state_of_a_search(tmp_path, status):
+    tree = write_results_tree(tmp_path / "tree", seeds=1, persons=24, failing=status != "no failure")
+    if status == "nothing finished":
+        for path in tree["models"].glob("*/model.json"):
+            rewrite_json(path, status="failed", reason="out of memory")
+            path.with_name("history.csv").unlink(missing_ok=True)
+    if status == "one candidate":
+        lines = tree["search"] / "round-1" / "trials.jsonl"
+        lines.write_text(next(line for line in lines.read_text().splitlines(True) if '"init":""' in line))
+        (lines.with_name("pretrainings.jsonl")).write_text("")
+    if status == "no test scores":
+        for path in tree["scores"].glob("*/*-test.*"):
+            path.unlink()
+    page = page_of(tree)
+    expected = {
+        "nothing finished": "nothing can be ranked",
+        "no failure": "None: every scan, pretraining and trial went through.",
+        "one candidate": "There is no second strategy",
+        "no test scores": "but it has no test scores",
+    }
+    assert expected[status] in page and page.endswith("</html>")
+
+
+def test_a_regression_target_is_ranked_by_its_error(tmp_path):
+    tree = write_results_tree(tmp_path / "tree", seeds=2, persons=24, failing=False)
+    cohort = read_json(tree["cohort"])
+    cohort["labels"]["diagnosis"] = {"kind": "regression", "classes": [], "n": 48}
+    rewrite_json(tree["cohort"], labels=cohort["labels"])
+    for path in tree["scores"].glob("*/scores-*.json"):
+        metrics = {"mae": {"value": 0.25, "low": 0.2, "high": 0.3}, "r": None}
+        rewrite_json(path, targets={"diagnosis": {"kind": "regression", "classes": [], "metrics": metrics}})
+    page = page_of(tree)
+    assert "On test: mean absolute error" in page and "(lower is better)" in page
+
+
+def test_numbers_read_as_in_print():
+    assert [number(-0.456), number(-0.001), number(None), signed(0.1), signed(-0.1)] == ["−0.46", "0.00", "–", "+0.10", "−0.10"]
+    assert [duration(41.4), duration(207.5), duration(7560), duration(None)] == ["41 s", "3.5 min", "2.1 h", "–"]
+
+
+@browser
+def test_a_browser_shows_the_answer_without_complaint(out, tmp_path):
+    dom, console = browse(out / "report.html", tmp_path, "--dump-dom")
+    assert console == []
+    shown = re.search(r'<p class="answer" id="answer">(.*?)</p>', dom).group(1)
+    assert shown == read_json(out / "ranking.json")["answer"]
+    assert "<button" in dom
+
+
+@browser
+def test_a_click_on_a_heading_sorts_the_table(out, tmp_path):
+    click = "<script>document.querySelectorAll('#ranking th button')[3].click()</script></body>"
+    page = tmp_path / "sorted.html"
+    page.write_text((out / "report.html").read_text().replace("</body>", click))
+    dom, console = browse(page, tmp_path, "--dump-dom")
+    body = dom[dom.index("<table") : dom.index("</table>")]
+    cells = re.findall(r'</th>\s*<td.*?</td>\s*<td class="num" data-value="([^"]*)"', body, re.S)
+    values = [float(cell) for cell in cells]
+    assert console == [] and len(values) == 8 and values == sorted(values)
+    assert 'aria-sort="ascending"' in body
+
+
+@browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_nothing_sticks_out_of_the_page_at_any_width(out, tmp_path, width):
+    frame = tmp_path / "frame.html"
+    report = (out / "report.html").as_uri()
+    probe = "document.title = frames[0].document.documentElement.scrollWidth"
+    frame.write_text(f'<iframe src="{report}" style="width:{width}px;height:900px;border:0" onload="{probe}"></iframe>')
+    dom, _ = browse(frame, tmp_path, "--allow-file-access-from-files", "--window-size=1400,900", "--dump-dom")
+    assert int(re.search(r"<title>(\d+)</title>", dom).group(1)) <= width

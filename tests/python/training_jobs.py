@@ -1,0 +1,166 @@
+"""Small stores and job folders for the tests of training: real files as the steps before training write them."""
+
+import numpy as np
+import pandas as pd
+
+from tlimb.files import digest, write_json, write_parquet
+from tlimb.store import write_shard
+
+LABELS = {
+    "age": {"kind": "regression", "classes": []},
+    "diagnosis": {"kind": "classification", "classes": ["control", "patient"]},
+}
+
+
+SPLIT = digest("a split")
+RESNET = {"class_path": "ResNet", "init_args": {"depth": 10, "dims": 2, "width": 0.125}}
+HOLDOUT = {"scheme": "holdout", "validation": 0.2, "test": 0.2, "stratify": [], "seed": 0, "n": None}
+
+
+def make_people(cohort: str, n: int, seed: int = 0) -> pd.DataFrame:
+    """n scans of n persons with an age and a diagnosis."""
+    random = np.random.default_rng(seed)
+    persons = [f"{cohort}/sub-{number:03d}" for number in range(n)]
+    diagnosis = np.where(np.arange(n) % 2 == 0, "control", "patient")
+    ages = random.uniform(20, 80, n)
+    scans = [f"{person}/1/T1w" for person in persons]
+    return pd.DataFrame({"scan_id": scans, "person": persons, "age": ages, "diagnosis": diagnosis})
+
+
+def make_store(folder, people: pd.DataFrame, shape=(16, 18, 16), spacing: float = 8.0, seed: int = 0) -> None:
+    """A store in which age brightens the centre and a diagnosis one half of the brain, both beside noise."""
+    random = np.random.default_rng(seed)
+    people = people.sort_values("scan_id", ignore_index=True)
+    volumes = random.normal(size=(len(people), *shape))
+    x, y, z = shape
+    volumes[:, x // 4 : -x // 4, y // 4 : -y // 4] += ((people["age"].to_numpy() - 50) / 20)[:, None, None, None]
+    volumes[:, : x // 2] += (people["diagnosis"].to_numpy(str) == "patient")[:, None, None, None] * 1.5
+    index = [
+        {
+            "scan_id": scan,
+            "row": row,
+            "status": "ok",
+            "reason": "",
+            "digest": digest(scan, 16),
+            "mask_overlap": 0.9,
+            "metric": -0.5,
+            "snr": 20.0,
+            "displacement": 1.0,
+            "warnings": "",
+        }
+        for row, scan in enumerate(people["scan_id"])
+    ]
+    header = {
+        "chunk": "all",
+        "fingerprint": digest(spacing),
+        "n": len(people),
+        "shape": list(shape),
+        "spacing": spacing,
+        "affine": np.diag([8.0, 8.0, 8.0, 1.0]).tolist(),
+        "recipe": {"spacing": spacing, "registration": "affine", "mask": "template", "intensity": "zscore"},
+    }
+    write_shard(folder, "all", volumes.astype("float16"), index, header)
+
+
+def roles(people: pd.DataFrame, validation: int, test: int, split: str = SPLIT) -> pd.DataFrame:
+    """The table of one split: the last `test` people are tested, the `validation` before them validate, the rest train."""
+    train = len(people) - validation - test
+    role = ["train"] * train + ["validation"] * validation + ["test"] * test
+    return people.assign(split=split, role=role)
+
+
+def stage(name: str, target: str, **changes) -> dict:
+    """A stage of a spec with every default filled in; changes replace its keys."""
+    module = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial", "count": 1}}
+    data = {"labelled": {"cohort": ["any"], "n": None}, "recipe": "default", "module": changes.pop("module", module)}
+    return {
+        "name": name,
+        "targets": [target],
+        "epochs": 2,
+        "batch_size": 8,
+        "strategy": "full",
+        "data": data,
+        "objective": {"primary": None, "auxiliary": []},
+        "optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.001}},
+        "scheduler": None,
+        "gradient_clip": None,
+        "early_stopping": None,
+        "monitor": "validation_loss",
+        "split": None,
+        "disjoint": False,
+    } | changes
+
+
+def pretrain_job(
+    folder, table: pd.DataFrame, stage: dict, architecture: dict = RESNET, seed: int = 0, parent: str = ""
+) -> dict:
+    """Write the job folder of a pretraining and return its line."""
+    spec = {"architecture": architecture, "stage": stage, "seed": seed}
+    identity = digest([spec, parent])
+    line = {
+        "id": identity,
+        "parent": parent,
+        "level": 1,
+        "split": table["split"].iloc[0],
+        "stage": stage["name"],
+        "seed": seed,
+        "spec": spec,
+    }
+    labels = {name: LABELS[name] for name in stage["targets"]}
+    write_json(
+        folder / "job.json",
+        {
+            "id": identity,
+            "kind": "pretrain",
+            "level": 1,
+            "parent": parent,
+            "inits": [],
+            "recipe": "default",
+            "shards": ["all"],
+            "pretraining": line,
+            "labels": labels,
+        },
+    )
+    write_parquet(folder / "table.parquet", table[["split", "scan_id", "person", "role", *stage["targets"]]])
+    return line
+
+
+def trial_line(
+    stage: dict, init: str = "", split: str = SPLIT, seed: int = 0, architecture: dict = RESNET, before=()
+) -> dict:
+    """A line of trials.jsonl."""
+    spec = {"architecture": architecture, "seed": seed, "split": HOLDOUT, "stages": [*before, stage]}
+    candidate = digest({key: value for key, value in spec.items() if key != "seed"} | {"init": init})
+    return {
+        "id": digest([spec, init]),
+        "candidate": candidate,
+        "round": 1,
+        "split": split,
+        "init": init,
+        "budget": stage["epochs"],
+        "spec": spec,
+    }
+
+
+def pack_job(folder, table: pd.DataFrame, trials: list[dict]) -> None:
+    """Write the job folder of a pack: held-out labels stand in the tables for evaluation only."""
+    targets = trials[0]["spec"]["stages"][-1]["targets"]
+    write_json(
+        folder / "job.json",
+        {
+            "id": digest(trials),
+            "kind": "finetune",
+            "level": 0,
+            "parent": "",
+            "inits": sorted({trial["init"] for trial in trials} - {""}),
+            "recipe": "default",
+            "shards": ["all"],
+            "trials": trials,
+            "labels": {name: LABELS[name] for name in targets},
+        },
+    )
+    table = table[["split", "scan_id", "person", "role", *targets]]
+    unseen = ~table["role"].isin(["train", "validation"])
+    write_parquet(folder / "table.parquet", table.assign(**{name: table[name].mask(unseen) for name in targets}))
+    write_parquet(folder / "table-validation.parquet", table[table["role"] == "validation"])
+    write_parquet(folder / "table-test.parquet", table[unseen])
