@@ -1,19 +1,15 @@
 #!/usr/bin/env python3
 """PREPROCESS: turn the scans of a chunk into one shard of a store."""
 
-import os
+from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # scans run side by side, each on one core
+import click
 
-from pathlib import Path  # noqa: E402
-
-import click  # noqa: E402
-
-from tlimb.command import told_plainly  # noqa: E402
-from tlimb.files import read_json  # noqa: E402
-from tlimb.preprocess.chunk import preprocess_chunk  # noqa: E402
-from tlimb.preprocess.recipe import read_recipe  # noqa: E402
-from tlimb.store import write_shard  # noqa: E402
+from tlimb.command import told_plainly
+from tlimb.files import read_json
+from tlimb.preprocess.chunk import preprocess_chunk
+from tlimb.preprocess.recipe import read_recipe
+from tlimb.store import write_shard
 
 
 @click.command(help=__doc__)

@@ -36,8 +36,8 @@ def read_cohort(samplesheet: Path, kinds: dict[str, str] | None = None) -> Cohor
     """Read and check a samplesheet (CSV or TSV) and the header of every file that it names.
 
     Relative paths count from the samplesheet's own folder, symbolic links resolved; URLs are left unchecked. kinds:
-    label -> classification or regression, overrules what the values suggest. Raises InputError with every problem of the
-    sheet and its files, by row (1 is the first under the header) and column.
+    label -> classification or regression, overrules what the values suggest. Raises InputError with every problem of
+    the sheet and its files, by row (1 is the first under the header) and column.
     """
     sheet = read_sheet(Path(samplesheet))
     problems = column_problems(sheet)
@@ -84,10 +84,9 @@ def _kind_problems(sheet: Sheet, labels: dict[str, Label], kinds: dict[str, str]
             problems.append(Problem(f"labels.{name}", message, nearest(name, labels)))
         elif kind == "regression" and not labels[name].numeric:
             rows = labels[name].odd or list(labels[name].values.dropna().index)
-            problems += [
-                Problem(sheet.place(row, name), f"'{labels[name].values[row]}' is no number, and regression needs numbers")
-                for row in rows
-            ]
+            for row in rows:
+                message = f"'{labels[name].values[row]}' is no number, and regression needs numbers"
+                problems.append(Problem(sheet.place(row, name), message))
     return problems
 
 
@@ -96,8 +95,8 @@ def _repeated(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:
     problems = []
     first = scans.drop_duplicates("scan_id").reset_index().set_index("scan_id")["index"]
     for row, scan in scans.loc[scans["scan_id"].duplicated(), "scan_id"].items():
-        hint = "tell them apart by session or modality"
-        problems.append(Problem(sheet.place(row, "subject"), f"the scan {scan} stands already in row {first[scan]}", hint))
+        message = f"the scan {scan} stands already in row {first[scan]}"
+        problems.append(Problem(sheet.place(row, "subject"), message, "tell them apart by session or modality"))
     files = scans["image"][scans["image"] != ""].map(lambda path: path if URL.match(path) else os.path.realpath(path))
     first = {file: row for row, file in reversed(list(files.items()))}
     for row, file in files[files.duplicated()].items():
@@ -160,7 +159,8 @@ def _summary(table: pd.DataFrame, labels: dict[str, Label]) -> dict:
         "scans": len(table),
         "persons": int(table["person"].nunique()),
         "cohorts": {
-            name: {"scans": len(part), "persons": int(part["person"].nunique())} for name, part in table.groupby("cohort")
+            name: {"scans": len(part), "persons": int(part["person"].nunique())}
+            for name, part in table.groupby("cohort")
         },
         "labels": {name: label.facts() for name, label in labels.items()},
     }
@@ -188,22 +188,22 @@ def _some(items: Iterable[str]) -> str:
 def chunks(scan_ids: Iterable[str], chunk_size: int) -> dict[str, list[str]]:
     """Scans cut into chunks of at most `chunk_size`, each named by the SHA-256 prefix its scan_ids share.
 
-    All scans are one chunk, `all`, where they fit; a chunk that holds more is divided by the next hexadecimal digit. What
-    chunk a scan is in depends on its own id and the number of scans near it alone: adding scans changes only the chunks
-    that receive some.
+    All scans are one chunk, `all`, where they fit; a chunk that holds more is divided by the next hexadecimal digit.
+    What chunk a scan is in depends on its own id and the number of scans near it alone: adding scans changes only the
+    chunks that receive some.
     """
     by_digest = sorted((hashlib.sha256(scan.encode()).hexdigest(), scan) for scan in scan_ids)
     return {prefix or "all": sorted(scan for _, scan in part) for prefix, part in _divided(by_digest, "", chunk_size)}
 
 
 def _divided(part: list[tuple[str, str]], prefix: str, size: int):
+    if not part:
+        return
     if len(part) <= size or len(prefix) == 64:
         yield prefix, part
         return
     for digit in "0123456789abcdef":
-        inside = [item for item in part if item[0][len(prefix)] == digit]
-        if inside:
-            yield from _divided(inside, prefix + digit, size)
+        yield from _divided([item for item in part if item[0][len(prefix)] == digit], prefix + digit, size)
 
 
 def chunk_files(table: pd.DataFrame, chunk_size: int) -> dict[str, dict]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tlimb.errors import InputError, Problem, nearest
 
 PIPELINE_KEYS = frozenset(
-    {"state_dir", "trials_per_task", "chunk_size", "max_failed_scans", "trusted_modules", "help"}
+    {"state_dir", "trials_per_task", "chunk_size", "max_failed_scans", "trusted_modules", "preset", "help"}
 )
 """Parameters of the pipeline that may stand in a sweep file beside the sweep's own keys."""
 

@@ -36,7 +36,7 @@ def find_nextflow(path: str) -> tuple[Path, str] | None:
     """
     for folder in path.split(os.pathsep):
         command = Path(folder or ".", "nextflow")
-        if not os.access(command, os.X_OK) or command.is_dir() or _is_ours(command):
+        if not os.access(command, os.R_OK | os.X_OK) or command.is_dir() or _is_ours(command):
             continue
         version = nextflow_version(command)
         if version and tuple(int(part) for part in version.split(".")[:2]) >= MINIMUM:
@@ -59,6 +59,7 @@ def install(prefix: Path) -> Path:
 
     Raises EngineError where the jars or a Java runtime can't be had.
     """
+    java_command()
     classpath(prefix)
     command = prefix / "bin" / "nextflow"
     lines = ["#!/bin/sh", f"# Nextflow {VERSION}, put here by {MARK}."]

@@ -1,8 +1,8 @@
 """Which files of the library each process imports: what `-resume` looks at to see that its code changed.
 
-Nextflow sees a change of a command in bin/, not of the modules behind it. ``python -m tlimb.imports`` follows the imports
-of each command through the library, without running anything, and writes assets/imports.json; the pipeline passes the
-digest of the files listed there to the process.
+Nextflow does not see a change of the modules behind a command of bin/. ``python -m tlimb.imports`` follows the imports of
+each command through the library, without running anything, and writes assets/imports.json; the pipeline passes the digest
+of the files listed there to the process.
 """
 
 import ast
@@ -76,10 +76,11 @@ def _module_name(path: Path, package: Path) -> str:
 
 
 def all_imports(root: Path = ROOT) -> dict[str, list[str]]:
-    """Process -> files of the library that its command in bin/ imports."""
-    package = root / "python" / "tlimb"
-    scripts = {process: root / "bin" / script for process, script in COMMANDS.items()}
-    return {process: imported_files(script, package) if script.is_file() else [] for process, script in scripts.items()}
+    """Process -> its command and the library files that this imports, as paths from the root of the repository."""
+    return {
+        process: [f"bin/{script}", *(f"python/tlimb/{name}" for name in imported_files(root / "bin" / script, root / "python" / "tlimb"))]
+        for process, script in COMMANDS.items()
+    }
 
 
 if __name__ == "__main__":

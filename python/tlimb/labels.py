@@ -40,8 +40,8 @@ class Label:
 def read_label(cells: pd.Series, kind: str | None = None) -> Label:
     """A label from the text of its cells; `kind` overrules what the values suggest.
 
-    All numbers: float64; otherwise text, as written. Text and at most 10 distinct whole numbers are classification, else
-    regression. Classes are sorted, whole numbers written without a decimal point.
+    All numbers: float64; otherwise text, as written. Text and at most 10 distinct whole numbers are classification,
+    else regression. Classes are sorted, whole numbers written without a decimal point.
     """
     missing = cells.str.casefold().isin(MISSING)
     present = cells[~missing]

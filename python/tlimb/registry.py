@@ -39,8 +39,8 @@ SHORT_NAMES = {
 TRUSTED = ("tlimb", "torch", "monai", "timm")
 """Top-level modules whose classes may be named by import path; others need `trusted_modules`."""
 
-GIVEN = {"self", "params", "optimizer"}
-"""Arguments that tlimb passes itself."""
+GIVEN = {"self", "params", "optimizer", "in_channels", "input_shape"}
+"""Arguments that tlimb passes itself; shapes come from the data."""
 
 
 def locate(kind: str, class_path: str) -> str:

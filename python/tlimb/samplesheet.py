@@ -50,7 +50,8 @@ def read_sheet(path: Path) -> Sheet:
     """
     lines, rows = _rows(path)
     if not rows:
-        raise InputError([Problem(path.name, "the samplesheet is empty", f"expected the columns {', '.join(REQUIRED)}")])
+        hint = f"expected the columns {', '.join(REQUIRED)}"
+        raise InputError([Problem(path.name, "the samplesheet is empty", hint)])
     header, rows, lines = rows[0], rows[1:], lines[1:]
     problems = [] if rows else [Problem(path.name, "the samplesheet has a header and no rows")]
     for number, (row, line) in enumerate(zip(rows, lines), start=1):
@@ -115,7 +116,8 @@ def column_problems(sheet: Sheet) -> list[Problem]:
         if name in RESERVED:
             problems.append(Problem(where, "this name is used by tlimb itself, expected another for a label"))
         elif meant:
-            problems.append(Problem(where, "unknown column", f"did you mean '{meant[0]}'? any other name is taken as a label"))
+            hint = f"did you mean '{meant[0]}'? any other name is taken as a label"
+            problems.append(Problem(where, "unknown column", hint))
     return problems
 
 

@@ -114,8 +114,8 @@ class Store:
         if chunk not in self._maps:
             voxels = np.load(self._path(chunk, "npy"), mmap_mode="r", allow_pickle=False)
             if voxels.shape[1:] != self.shape or voxels.dtype != np.float16:
-                found = f"{voxels.shape} {voxels.dtype}"
-                raise InputError([Problem(str(self._path(chunk, "npy")), f"expected (n, {self.shape}) float16, found {found}")])
+                message = f"expected (n, *{self.shape}) float16, found {voxels.shape} {voxels.dtype}"
+                raise InputError([Problem(str(self._path(chunk, "npy")), message)])
             self._maps[chunk] = voxels
         return self._maps[chunk]
 

@@ -50,3 +50,31 @@ def nextflow():
         return Run(done.returncode, done.stdout + done.stderr, folder)
 
     return run
+
+
+@pytest.fixture
+def pipeline(tmp_path) -> Path:
+    """A copy of the pipeline that a test may edit."""
+    copy = tmp_path / "pipeline"
+    for name in ("main.nf", "nextflow.config", "nextflow_schema.json"):
+        copy.mkdir(exist_ok=True)
+        shutil.copy2(ROOT / name, copy / name)
+    for name in ("assets", "bin", "conf", "modules", "python", "subworkflows"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+@pytest.fixture(scope="session")
+def demo_cohort(tmp_path_factory) -> Path:
+    """A folder with the samplesheet and scans of the test profile: 40 scans, one of them empty of anything."""
+    import nibabel
+    import numpy as np
+
+    from tlimb.demo.cohorts import demo_cohort
+
+    folder = tmp_path_factory.mktemp("demo") / "demo-small"
+    demo_cohort(folder, 40, 0, 2)
+    scan = sorted((folder / "lifespan").glob("sub-*/anat/*.nii*"))[0]
+    image = nibabel.load(scan)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), scan)
+    return folder

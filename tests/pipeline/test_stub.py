@@ -64,6 +64,19 @@ def test_resuming_repeats_nothing_and_a_change_that_reaches_no_job_trains_nothin
     assert changed.status == 0 and sorted(changed.submitted) == ["COHORT", "RANK", "SUGGEST"], changed.text
 
 
+def test_an_edit_of_the_report_ranks_again_and_an_edit_of_training_code_trains_again(nextflow, folder, pipeline):
+    assert nextflow(folder, "--input", "cohorts.csv", "-stub", pipeline=pipeline).status == 0
+    for edited, again in [
+        ("python/tlimb/ranking/report.py", ["RANK"]),
+        ("bin/tlimb_rank.py", ["RANK"]),
+        ("python/tlimb/state.py", ["EVALUATE", "EVALUATE", "FINETUNE", "FINETUNE", "PRETRAIN_1", "PRETRAIN_2", "RANK"]),
+    ]:
+        with open(pipeline / edited, "a") as file:
+            file.write("# edited\n")
+        run = nextflow(folder, "--input", "cohorts.csv", "-stub", "-resume", pipeline=pipeline)
+        assert run.status == 0 and sorted(run.submitted) == again, (edited, run.text)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

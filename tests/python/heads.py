@@ -28,7 +28,8 @@ def head(scalp: bool) -> tuple[np.ndarray, np.ndarray]:
 
 def pose(rng, degrees=6.0, mm=6.0, scale=0.04, kind="affine") -> np.ndarray:
     """A random transform (4, 4) from template mm to scanner mm about the brain's centre, uniform within the limits."""
-    sizes = {"affine": rng.uniform(-scale, scale, 3), "similarity": np.full(3, rng.uniform(-scale, scale)), "rigid": np.zeros(3)}
+    size = rng.uniform(-scale, scale, 3)
+    sizes = {"affine": size, "similarity": np.full(3, size[0]), "rigid": np.zeros(3)}
     world = np.eye(4)
     world[:3, :3] = Rotation.from_euler("xyz", rng.uniform(-degrees, degrees, 3), degrees=True).as_matrix()
     world[:3, :3] = world[:3, :3] @ np.diag(1 + sizes[kind])

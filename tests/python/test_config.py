@@ -4,11 +4,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tlimb.config import read_sweep, sweep_schema
+from tlimb.config import PIPELINE_KEYS, Sweep, read_sweep, sweep_schema
 from tlimb.errors import InputError
 from tlimb.files import read_json
 
-SCHEMA = Path(__file__).parents[2] / "assets" / "schemas" / "sweep.schema.json"
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "assets" / "schemas" / "sweep.schema.json"
 
 
 def problems_of(document) -> str:
@@ -19,6 +20,12 @@ def problems_of(document) -> str:
 
 def test_the_committed_schema_is_the_one_that_the_models_generate():
     assert json.loads(SCHEMA.read_text()) == sweep_schema()
+
+
+def test_the_pipelines_parameters_are_known_here_by_the_same_names():
+    groups = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"]
+    assert set(groups["run"]["properties"]) == PIPELINE_KEYS
+    assert set(groups["sweep"]["properties"]) == set(Sweep.model_fields)
 
 
 def test_a_sweep_with_its_defaults_filled_in_reads_back_as_itself(document):

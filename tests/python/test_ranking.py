@@ -335,7 +335,7 @@ def test_the_answer_claims_no_more_than_the_interval_allows():
     assert ", 0.05 better than training from scratch" in sentence(-0.08, -0.02, "mae")
     assert ", 0.05 worse than training from scratch" in sentence(0.02, 0.08, "mae")
     assert "better than frozen" in sentence(0.02, 0.08, strategies=("scratch", "frozen"))
-    assert "70 on 120 test persons (95 % interval 0.65 to 0.75, mean of 5 trials)" in sentence(0.02, 0.08)
+    assert "70 on 120 test persons (95% interval 0.65 to 0.75, mean of 5 trials)" in sentence(0.02, 0.08)
 
 
 def test_an_interval_that_touches_zero_tells_nothing_apart():
@@ -345,7 +345,7 @@ def test_an_interval_that_touches_zero_tells_nothing_apart():
 
 def test_decimals_follow_the_width_of_the_interval():
     assert [decimals(0, width) for width in (0.005, 0.04, 0.3, 3.0, 40.0)] == [3, 2, 2, 1, 1]
-    assert decimals(None, None) == 3
+    assert decimals(None, None) == decimals(0.5, 0.5) == 2
 
 
 def test_marginal_means_are_means_over_the_candidates_with_a_value(tree, ranking):

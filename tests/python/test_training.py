@@ -195,6 +195,7 @@ WHOLE = {"class_path": "BaseDataModule", "init_args": {}}
     [
         (None, {"scheduler": COSINE, "early_stopping": {"patience": 2, "min_delta": 0.5}, "epochs": 5}),
         (None, {"strategy": "frozen", "epochs": 5}),
+        (None, {"optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.001, "fused": True}}, "epochs": 4}),
         (
             None,
             {
@@ -206,7 +207,7 @@ WHOLE = {"class_path": "BaseDataModule", "init_args": {}}
         ),
         (SFCN, {"strategy": "scratch", "module": WHOLE, "epochs": 3, "batch_size": 4}),
     ],
-    ids=["scheduler and patience", "frozen", "l2sp, clipping, momentum", "dropout"],
+    ids=["scheduler and patience", "frozen", "fused", "l2sp, clipping, momentum", "dropout"],
 )
 def test_a_preempted_training_goes_on_to_the_same_numbers(world, tmp_path, architecture, changes):
     store, table = world.store, world.table

@@ -63,7 +63,7 @@ def make_store(folder, people: pd.DataFrame, shape=(16, 18, 16), spacing: float 
 
 
 def roles(people: pd.DataFrame, validation: int, test: int, split: str = SPLIT) -> pd.DataFrame:
-    """The table of one split: the last `test` people are tested, the `validation` before them validate, the rest train."""
+    """The table of one split: the last `test` people test, the `validation` before them validate, the rest train."""
     train = len(people) - validation - test
     role = ["train"] * train + ["validation"] * validation + ["test"] * test
     return people.assign(split=split, role=role)

@@ -3,7 +3,7 @@ process COHORT {
     label 'process_check'
 
     input:
-    path settings
+    path settings, stageAs: 'settings.json'
     path samplesheet
     val chunk_size
     val trusted // names of modules whose classes may be used

@@ -49,7 +49,7 @@ class Network(nn.Module):
         return {target: head(features) for target, head in zip(self.targets, self.heads)}
 
     def freeze_encoder(self) -> None:
-        """Fix the encoder: no gradients, and evaluation mode for good, so that batch statistics stay and dropout is off."""
+        """Fix the encoder: no gradients, and evaluation mode for good: batch statistics stay, its dropout is off."""
         self.frozen = True
         self.encoder.requires_grad_(False)
         self.train(self.training)

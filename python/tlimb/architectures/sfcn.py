@@ -28,10 +28,10 @@ class SFCN(nn.Module):
     ======  ============================================  ========  ===========
 
     The paper averages over the 5x6x5 voxels that remain of its 160x192x160 input and classifies age into 40 bins by a
-    1x1x1 convolution; the mean over all that remains takes any input of at least 32 voxels an axis, and a linear head is
-    that same convolution on one voxel.
+    1x1x1 convolution. The mean over all that remains takes any input of at least 32 voxels an axis, and a linear head
+    is that same convolution on one voxel.
 
-    in_channels, input_shape: decided by the data. Raises InputError where the volume is smaller than five halvings need.
+    in_channels, input_shape: decided by the data. Raises InputError where the volume is too small to halve five times.
     """
 
     dims = 3

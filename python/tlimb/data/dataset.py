@@ -15,7 +15,7 @@ from tlimb.seeds import seed_for
 class ScanDataset(Dataset):
     """Items are (image, [labels]): a float32 tensor (C, ...) and one float32 scalar a target, NaN where missing.
 
-    rows: a row a scan with its scan_id and label columns. images: scan_ids -> (n, C, ...); features may stand for images.
+    rows: a row a scan with its scan_id and labels. images: scan_ids -> (n, C, ...); features may stand for images.
     """
 
     def __init__(self, rows: pd.DataFrame, targets: Sequence[Target], images: Callable[[list[str]], np.ndarray]):
@@ -52,7 +52,7 @@ class EpochOrder(Sampler[int]):
 
 
 class Batches(BatchSampler):
-    """Batches of `batch_size`; a last scan that would be alone joins the batch before it, since batch norm needs company."""
+    """Batches of `batch_size`; a last scan that would be alone joins the batch before it: batch norm needs company."""
 
     def __init__(self, sampler: Sampler[int], batch_size: int):
         super().__init__(sampler, batch_size, drop_last=False)
@@ -69,7 +69,7 @@ class Batches(BatchSampler):
 
 
 def loader(dataset: ScanDataset, sampler: Sampler[int], batch_size: int) -> DataLoader:
-    """Batches of a dataset in this process: what it reads lies in memory or is mapped, so workers would only copy it."""
+    """Batches of a dataset, in this process: what it reads lies in memory or is mapped, and workers would copy it."""
     return DataLoader(dataset, batch_sampler=Batches(sampler, batch_size), collate_fn=_as_it_is, num_workers=0)
 
 

@@ -11,9 +11,9 @@ def recipe_of(store: Store) -> dict:
 
 
 def fingerprint_problems(what: str, facts: dict, store: Store) -> list[Problem]:
-    """One problem where the weights described by `facts` (fingerprint, recipe) are of another preprocessing than the store.
+    """One problem, saying which settings differ, where weights are of another preprocessing than the store; else none.
 
-    what: names the weights. The problem says which settings differ.
+    what: names the weights. facts: their fingerprint and recipe.
     """
     own, there = facts["fingerprint"], store.fingerprint
     if own == there:

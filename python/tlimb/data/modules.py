@@ -14,7 +14,8 @@ class BaseDataModule:
     """Whole volumes, one channel: (X, Y, Z) in the store, (1, X, Y, Z) for the network.
 
     A subclass says which box of the volume it needs, so that no more is read, and turns it into an image. The two hooks
-    are Lightning's: they see each batch before and after it is moved to the device; `training` tells which part it is of.
+    are Lightning's: they see each batch before and after it is moved to the device; `training` tells which part it is
+    of.
     """
 
     training = False

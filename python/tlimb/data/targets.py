@@ -65,7 +65,7 @@ class Target:
 def fit_targets(labels: dict, names: Sequence[str], train: pd.DataFrame) -> list[Target]:
     """The targets `names` with their scaling fitted on the training scans, and on nothing else.
 
-    labels: name -> {"kind", "classes"}; train: a row a training scan, a column a label. The sd is that of the population
+    labels: name -> {"kind", "classes"}; train: a row a training scan, a column a label. The sd is that of a population
     (divided by n). Raises InputError for a target without labels, with equal values or with one class only.
     """
     fitted, problems = [], []

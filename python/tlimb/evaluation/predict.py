@@ -54,8 +54,10 @@ def read_model(folder, trusted=()) -> Model:
     return Model(network, targets, facts)
 
 
-def predict(network: Network, targets: Sequence[Target], rows: pd.DataFrame, images: Images, device: torch.device):
-    """The table of predictions as in predictions-<set>.parquet, for the rows (scan_id, person, labels) that have a label."""
+def predict(
+    network: Network, targets: Sequence[Target], rows: pd.DataFrame, images: Images, device: torch.device
+) -> pd.DataFrame:
+    """Predictions, as in predictions-<set>.parquet, for those rows (scan_id, person, labels) that have a label."""
     outputs = run(network, rows["scan_id"].tolist(), images, device)
     tables = [_table(target, rows, outputs[target.name]) for target in targets]
     return pd.concat(tables, ignore_index=True).sort_values(["target", "scan_id"], ignore_index=True)
@@ -64,23 +66,22 @@ def predict(network: Network, targets: Sequence[Target], rows: pd.DataFrame, ima
 def _table(target: Target, rows: pd.DataFrame, outputs: np.ndarray) -> pd.DataFrame:
     truth = target.truth(rows[target.name])
     prediction, probabilities = target.decode(outputs)
-    classes = np.array([*target.classes, None], dtype=object)
-    named = target.kind == "classification"
-    table = pd.DataFrame(
-        {
-            "scan_id": rows["scan_id"].to_numpy(),
-            "person": rows["person"].to_numpy(),
-            "target": target.name,
-            "truth": truth,
-            "prediction": prediction,
-            "truth_label": pd.array(
-                classes[np.nan_to_num(truth, nan=-1).astype(int)] if named else [None] * len(rows), dtype="str"
-            ),
-            "prediction_label": pd.array(classes[prediction.astype(int)] if named else [None] * len(rows), dtype="str"),
-            "probabilities": list(probabilities) if named else [None] * len(rows),
-        }
-    )
-    return table[table["truth"].notna()]
+    columns = {
+        "scan_id": rows["scan_id"].to_numpy(),
+        "person": rows["person"].to_numpy(),
+        "target": target.name,
+        "truth": truth,
+        "prediction": prediction,
+        "truth_label": _class_names(target, truth),
+        "prediction_label": _class_names(target, prediction),
+        "probabilities": [None] * len(rows) if probabilities is None else list(probabilities),
+    }
+    return pd.DataFrame(columns)[~np.isnan(truth)]
+
+
+def _class_names(target: Target, indices: np.ndarray) -> pd.Series:
+    known = dict(enumerate(target.classes))
+    return pd.Series([known.get(index) for index in indices], dtype="str")
 
 
 def scores(predictions: pd.DataFrame, targets: Sequence[Target], part: str, bootstrap: Bootstrap) -> dict:
@@ -120,29 +121,27 @@ def evaluate(job, store_folder, models, out, bootstrap: Bootstrap, device: torch
     store = Store(store_folder, facts["shards"])
     made: dict[str, Images] = {}
     for trial in facts["trials"]:
-        folder, parts = Path(out) / trial["id"], dict(list(rows[rows["split"] == trial["split"]].groupby("role")))
+        folder, saved = Path(out) / trial["id"], Path(models) / trial["id"]
+        own = rows[rows["split"] == trial["split"]]
+        parts = {role.replace(":", "-"): part for role, part in own.groupby("role")}
         ids = {"id": trial["id"], "candidate": trial["candidate"]}
-        about = read_json(Path(models) / trial["id"] / "model.json")
+        about = read_json(saved / "model.json")
         if about["status"] != "ok":
-            for role in parts:
-                name = role.replace(":", "-")
+            for name in parts:
                 write_json(folder / f"scores-{name}.json", ids | _heading(name, bootstrap, about["reason"]))
             continue
-        model = read_model(Path(models) / trial["id"], trusted)
         problems = fingerprint_problems(f"model {trial['id']}", about, store)
         if problems:
             raise InputError(problems)
-        key = canonical_json(about["module"])
+        model, key = read_model(saved, trusted), canonical_json(about["module"])
         if key not in made:
             made[key] = _images(about["module"], store, rows["scan_id"], trusted)
-        for role, part in parts.items():
-            name = role.replace(":", "-")
+        for name, part in parts.items():
             table = predict(model.network, model.targets, part, made[key], device)
             write_parquet(folder / f"predictions-{name}.parquet", table)
             write_json(folder / f"scores-{name}.json", ids | scores(table, model.targets, name, bootstrap))
 
 
-def _images(spec: dict, store: Store, scan_ids, trusted) -> Images:
-    return Images(
-        store, registry.load("module", spec["class_path"], trusted)(**spec["init_args"]), sorted(set(scan_ids))
-    )
+def _images(spec: dict, store: Store, scan_ids: pd.Series, trusted) -> Images:
+    module = registry.load("module", spec["class_path"], trusted)(**spec["init_args"])
+    return Images(store, module, sorted(set(scan_ids)))

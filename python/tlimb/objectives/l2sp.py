@@ -13,10 +13,10 @@ from tlimb.errors import InputError, Problem
 class L2SP(nn.Module):
     r"""Omega(w) = alpha / 2 ||w_S - w_S^0||_2^2 + beta / 2 ||w_notS||_2^2.
 
-    w_S are the weights of the pretrained encoder, w_S^0 the values they start from, w_notS the weights of the new heads;
-    the norms are sums, not means. As in the authors' code, weights are the kernels of convolutions and the matrices of
-    linear layers: biases and the scale and shift of batch norm are free. It takes the place of weight decay: set that of
-    the optimiser to 0 to have L2-SP alone.
+    w_S are the weights of the pretrained encoder, w_S^0 the values they start from, w_notS the weights of the new
+    heads; the norms are sums, not means. As in the authors' code, weights are the kernels of convolutions and the
+    matrices of linear layers: biases and the scale and shift of batch norm are free. It takes the place of weight
+    decay: set that of the optimiser to 0 to have L2-SP alone.
 
     alpha, beta: at least 0. Raises InputError where the encoder is not pretrained: there is nothing to stay near.
     """

@@ -25,8 +25,9 @@ class Term(Protocol):
 class Objective(nn.Module):
     """primary + sum of auxiliary terms.
 
-    The primary term of a target is the mean over its labelled scans of the squared error of the standardised label, or of
-    the cross-entropy; over several targets it is their mean, whatever their number. A missing label (NaN) counts nowhere.
+    The primary term of a target is the mean over its labelled scans of the squared error of the standardised label, or
+    of the cross-entropy; over several targets it is their mean, whatever their number. A missing label (NaN) counts
+    nowhere.
     """
 
     def __init__(self, targets: Sequence[Target], losses: dict[str, nn.Module], auxiliary: dict[str, nn.Module]):

@@ -13,8 +13,8 @@ def correct_bias_field(scan: Volume) -> Volume:
     """The scan divided by its bias field as N4 finds it.
 
     v = u f with u the true image and f smooth; N4 sharpens the histogram of log v and fits B-splines to what that takes
-    away (Tustison et al., IEEE Trans. Med. Imaging 29, 2010, https://doi.org/10.1109/TMI.2010.2046908). Estimated at 8 mm
-    on the foreground and interpolated between. Intensities must not be negative.
+    away (Tustison et al., IEEE Trans. Med. Imaging 29, 2010, https://doi.org/10.1109/TMI.2010.2046908). Estimated at
+    8 mm on the foreground and interpolated between. Intensities must not be negative.
     """
     small = shrink(scan, SPACING)
     factors = np.round(small.spacing / scan.spacing)

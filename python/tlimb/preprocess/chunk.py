@@ -80,7 +80,7 @@ def _attempt(job: tuple[str, Path | None, Path | None], recipe: Recipe) -> tuple
         reason = str(error)
     except Exception as error:  # an odd scan must not cost the others; what it met is told in full
         traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
+        reason = " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[-1:]])
     return None, row | UNKNOWN | {"reason": reason}
 
 

@@ -15,9 +15,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 def header_problem(path: str) -> str | None:
     """What is wrong with the image file at `path`, judged by its name, size and header; None where nothing is.
 
-    Found are a missing or unreadable file, a wrong extension, a truncated file, an image that is not 3D (trailing axes of
-    length 1 aside), an axis of length 0, and voxels that are not numbers. Only a compressed file whose recorded size
-    does not fit is read further.
+    Found are a missing or unreadable file, a wrong extension, a truncated file, an image that is not 3D (trailing axes
+    of length 1 aside), an axis of length 0, and voxels that are not numbers. Only a compressed file whose recorded
+    size does not fit is read further.
     """
     if not path.endswith((".nii", ".nii.gz")):
         return "expected a NIfTI file, .nii or .nii.gz"

@@ -37,7 +37,7 @@ def signal_to_noise(scan: Volume, brain_mean: float) -> float | None:
     """
     counts = [max(1, size // CORNER) for size in scan.data.shape]
     x, y, z = ((slice(0, n), slice(-n, None)) for n in counts)
-    spreads = [float(scan.data[i, j, k].std()) for i in x for j in y for k in z]
+    spreads = [float(scan.data[i, j, k].std(dtype=np.float64)) for i in x for j in y for k in z]
     spreads = [spread for spread in spreads if spread > 0]
     return brain_mean / float(np.median(spreads)) if spreads and brain_mean > 0 else None
 

@@ -47,6 +47,6 @@ def settings_of(recipe: Recipe) -> dict:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """12 hexadecimal digits that name a way of preprocessing: the recipe, the template, and the version of this code."""
+    """12 hexadecimal digits that name a way of preprocessing: recipe, template and version of this code."""
     settings = settings_of(recipe) | {"spacing": float(recipe.spacing)}
     return digest({"recipe": settings, "template": template_digest(), "version": VERSION})

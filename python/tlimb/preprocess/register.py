@@ -1,10 +1,10 @@
 """Registration of a scan to the template: 12 (affine), 7 (similarity) or 6 (rigid) parameters.
 
-Three steps, each of which starts from what the one before it found:
+Three steps:
 
-1. The centre of the scan's foreground is put on the template's. Necks and tilted heads move that centre, so a fixed
-   set of shifts and turns about it is tried at 8 mm and the one with the most mutual information is kept.
-2. Gauss-Newton at 4 mm, then at 2 mm, on the robust intensity-matched difference
+1. The centre of the scan's foreground is put on the template's. Necks and tilted heads move that centre, so shifts and
+   turns about it are tried at 8 mm and ordered by the mutual information they give.
+2. From the first of them, Gauss-Newton at 8, 4 and 2 mm on the robust intensity-matched difference
 
        E(T, f) = sum_x w(r_x) r_x^2,    r_x = f(S(T x)) - R(x)
 
@@ -13,7 +13,10 @@ Three steps, each of which starts from what the one before it found:
    2000); w is what keeps scalp, lesions and missing parts from pulling (Reuter, Rosas, Fischl, NeuroImage 53, 2010,
    https://doi.org/10.1016/j.neuroimage.2010.07.020). The template's gradient is used for the scan's, so that
    derivatives are computed once for all scans (inverse compositional: Baker, Matthews, IJCV 56, 2004).
-3. The result is judged by the mutual information of the two images at 4 mm.
+3. The result is judged by the mutual information of the two images at 4 mm. Where it does not convince, the next
+   starts are tried too and the best result is kept.
+
+Every point of the template is used at 8 and 4 mm and one in four at 2 mm, always the same, so results repeat exactly.
 """
 
 from dataclasses import dataclass
@@ -26,11 +29,11 @@ from tlimb.preprocess.template import LENGTH, Level, Template
 from tlimb.preprocess.volume import ScanError, Volume, sample, shrink
 
 BINS = 32
-ITERATIONS = {8.0: 8, 4.0: 25, 2.0: 4}
-STARTS = 4
-CONVINCING = -0.5
-LEAST_OVERLAP = 0.2
+ITERATIONS = {8.0: 8, 4.0: 25, 2.0: 4}  # at most, by spacing in mm
 CONVERGED = 0.02  # mm
+STARTS = 4
+CONVINCING = -0.5  # metric below which no other start is tried
+LEAST_OVERLAP = 0.2  # of the template's points inside of the scan
 SHIFTS = ((0, 0, 0), (0, 0, 20), (0, 0, 40), (0, 0, 60), (0, 0, -20), (0, 20, 0), (0, -20, 0))  # mm
 TURNS = ((0, 0, 0), (20, 0, 0), (-20, 0, 0), (0, 20, 0), (0, -20, 0), (0, 0, 20), (0, 0, -20))  # degrees
 
@@ -55,34 +58,38 @@ def register(scan: Volume, template: Template, kind: str) -> Registration:
     """
     levels = {level.spacing: level for level in template.levels}
     scans = _pyramid(scan)
-    start = np.eye(4)
+    start, worlds = np.eye(4), [np.eye(4)]
     if kind != "none":
         start[:3, 3] = foreground_centre(scans[8.0]) - template.centre
-    best = None
-    for world in _starts(scans[8.0], levels[8.0], start) if kind != "none" else [start]:
-        found = _refined(scans, levels, world, kind)
-        if best is None or found[0] < best[0]:
-            best = found
-        if best[0] < CONVINCING:
+        worlds = _starts(scans[8.0], levels[8.0], start)
+    metric, world = np.inf, None
+    for candidate in worlds:
+        found = _refined(scans, levels, candidate, kind)
+        if found is not None and (score := _metric(scans[4.0], levels[4.0], found)) < metric:
+            metric, world = score, found
+        if metric < CONVINCING:
             break
-    metric, world = best
-    if not np.isfinite(metric):
+    if world is None:
         raise ScanError("registration failed: the scan and the template hardly overlap")
     moved = np.linalg.norm(_mapped(world, template.brain) - _mapped(start, template.brain), axis=0)
     return Registration(world, metric, float(moved.mean()))
 
 
-def _refined(scans: dict, levels: dict, world: np.ndarray, kind: str) -> tuple[float, np.ndarray]:
-    """The metric at 4 mm and the transform that Gauss-Newton reaches from `world`; infinity where it goes astray."""
-    if kind != "none":
-        for spacing in ITERATIONS:
-            world = _gauss_newton(scans[spacing], levels[spacing], world, kind)
-            if world is None:
-                return np.inf, np.eye(4)
-    values, inside = sample(scans[4.0], _mapped(world, levels[4.0].points))
+def _refined(scans: dict, levels: dict, world: np.ndarray, kind: str) -> np.ndarray | None:
+    if kind == "none":
+        return world
+    for spacing in ITERATIONS:
+        world = _gauss_newton(scans[spacing], levels[spacing], world, kind)
+        if world is None:
+            return None
+    return world
+
+
+def _metric(scan: Volume, level: Level, world: np.ndarray) -> float:
+    values, inside = sample(scan, _mapped(world, level.points))
     if inside.mean() < LEAST_OVERLAP:
-        return np.inf, world
-    return -mutual_information(levels[4.0].values[inside], values[inside]), world
+        return np.inf
+    return -mutual_information(level.values[inside], values[inside])
 
 
 def foreground_centre(scan: Volume) -> np.ndarray:
@@ -141,7 +148,8 @@ def _about(centre: np.ndarray, linear: np.ndarray, shift: np.ndarray) -> np.ndar
     return world
 
 
-def _gauss_newton(scan: Volume, level: Level, world: np.ndarray, kind: str) -> np.ndarray:
+def _gauss_newton(scan: Volume, level: Level, world: np.ndarray, kind: str) -> np.ndarray | None:
+    """The transform that iterations at one level lead to from `world`; None where they go astray."""
     directions = _directions(kind)
     jacobian = level.jacobian @ directions.astype(np.float32)
     for _ in range(ITERATIONS[level.spacing]):
@@ -155,10 +163,10 @@ def _gauss_newton(scan: Volume, level: Level, world: np.ndarray, kind: str) -> n
         step = directions @ np.linalg.solve(normal, (weighted.T @ residual).astype(float))
         linear = _within(np.eye(3) + step[:9].reshape(3, 3) / LENGTH, kind)
         world = world @ np.linalg.inv(_about(level.centre, linear, step[9:]))
+        if not 0.1 < np.linalg.det(world[:3, :3]) < 10:
+            return None
         if np.linalg.norm(step) < CONVERGED:
             break
-        if not np.isfinite(world).all() or np.linalg.det(world[:3, :3]) < 0.1:
-            return None
     return world
 
 
@@ -185,7 +193,7 @@ def _within(linear: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _matched(values: np.ndarray, target: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Residual f(values) - target after the cubic f that fits best, and Tukey's weights, 0 outside; both (N,) float32."""
+    """Residual f(values) - target for the cubic f that fits best, and Tukey's weights, 0 outside; (N,) float32."""
     powers = np.stack([np.ones_like(values), values, values**2, values**3], 1)
     weight = inside.astype(np.float32)
     for _ in range(2):

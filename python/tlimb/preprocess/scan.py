@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from threadpoolctl import threadpool_limits
 
 from tlimb.preprocess.bias import correct_bias_field
@@ -13,7 +12,8 @@ from tlimb.preprocess.register import register
 from tlimb.preprocess.template import Template, load_template
 from tlimb.preprocess.volume import ScanError, Volume, read_volume, resample, shrink
 
-LEAST_VOXELS = 100
+LEAST_VOXELS = 100  # of the brain mask inside of the image
+LEAST_EXTENT = 50.0  # mm along each axis
 
 
 def template_for(recipe: Recipe) -> Template:
@@ -25,12 +25,12 @@ def preprocess_scan(image: Path, mask: Path | None, recipe: Recipe, template: Te
     """A scan as an array of the store, and its quality.
 
     Returns (X, Y, Z) float16 on the template's grid, RAS, z-scored in the brain mask and 0 outside of it, and the
-    numbers mask_overlap, metric, snr, displacement with the text `warnings`. The numbers are the same whatever the number
-    of threads. Raises ScanError with the reason where the scan is of no use.
+    numbers mask_overlap, metric, snr, displacement with the text `warnings`. The numbers are the same whatever the
+    number of threads. Raises ScanError with the reason where the scan is of no use.
     """
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     with threadpool_limits(1):
         scan, warnings = read_volume(image)
+        _require_extent(scan)
         scan = Volume(scan.data - min(scan.data.min(), 0), scan.affine)
         if recipe.bias_field:
             scan = correct_bias_field(scan)
@@ -51,6 +51,13 @@ def preprocess_scan(image: Path, mask: Path | None, recipe: Recipe, template: Te
         "warnings": "; ".join(warnings),
     }
     return array, quality
+
+
+def _require_extent(scan: Volume) -> None:
+    extent = scan.spacing * scan.data.shape
+    if extent.min() < LEAST_EXTENT:
+        text = " x ".join(f"{length:.0f}" for length in extent)
+        raise ScanError(f"the field of view of {text} mm is too small for a brain")
 
 
 def _brain(mask: Path | None, kind: str, world: np.ndarray, template: Template) -> np.ndarray:

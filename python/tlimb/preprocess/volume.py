@@ -9,6 +9,10 @@ import numpy as np
 import SimpleITK as sitk
 
 
+# Scans run side by side, each on one core, and give the same numbers wherever they run.
+sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
 class ScanError(ValueError):
     """A scan that cannot be preprocessed; its text is the reason that the store's index gives."""
 
@@ -107,7 +111,8 @@ def sample(volume: Volume, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inside = ((corner >= 0) & (corner < shape - 1)).all(0)
     fx, fy, fz = (index - corner).astype(np.float32)
     corner = np.where(inside, corner, 0)
-    flat, stride_x, stride_y = np.ascontiguousarray(volume.data).ravel(), int(shape[1, 0] * shape[2, 0]), int(shape[2, 0])
+    flat = np.ascontiguousarray(volume.data).ravel()
+    stride_x, stride_y = int(shape[1, 0] * shape[2, 0]), int(shape[2, 0])
     base = corner[0] * stride_x + corner[1] * stride_y + corner[2]
 
     def along_z(offset):
@@ -133,4 +138,5 @@ def resample(volume: Volume, world: np.ndarray, affine: np.ndarray, shape, neare
     transform = sitk.AffineTransform(index[:3, :3].ravel().tolist(), index[:3, 3].tolist(), [0.0, 0.0, 0.0])
     source = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.T))
     interpolator = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
-    return sitk.GetArrayFromImage(sitk.Resample(source, grid, transform, interpolator, float("nan"), sitk.sitkFloat32)).T
+    resampled = sitk.Resample(source, grid, transform, interpolator, float("nan"), sitk.sitkFloat32)
+    return sitk.GetArrayFromImage(resampled).T

@@ -34,7 +34,7 @@ def answer(candidates: list[dict], comparisons: list[dict], measure: Measure, ta
         return f"Best for {target} is {best['name']} ({promised}), but it has no test scores."
     return (
         f"Best for {target} is {best['name']}: {WORDS[measure.metric]} {best['test_mean']:.{digits}f} on "
-        f"{n_persons} test persons ({measure.confidence * 100:g} % interval {_range(best, 'test_', digits)}, "
+        f"{n_persons} test persons ({measure.confidence * 100:g}% interval {_range(best, 'test_', digits)}, "
         f"mean of {_trials(best)}){_versus(candidates, comparisons, measure, digits)}; on validation, "
         f"where it was chosen, it had {best['validation_mean']:.{digits}f}."
     )
@@ -64,9 +64,9 @@ def verdict(comparison: dict, metric: str) -> str:
 
 
 def decimals(low: float | None, high: float | None) -> int:
-    """Decimals that an interval deserves: one or two significant digits of its width, at most 4."""
+    """Decimals that an interval deserves: one or two significant digits of its width, 1 to 4; 2 where it has none."""
     if low is None or high is None or high <= low:
-        return 3
+        return 2
     width = high - low
     return next(digits for digits in (1, 2, 3, 4) if width * 10**digits >= 4 or digits == 4)
 

@@ -9,7 +9,7 @@ import torch
 def set_up_torch(threads: int, training: bool) -> None:
     """Use `threads` threads and deterministic algorithms.
 
-    Where nothing trains only cuDNN is told: forward passes need no more, and torch's own switch takes seconds to import.
+    Where nothing trains only cuDNN is told: forward passes need no more, and torch's own switch imports for seconds.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)

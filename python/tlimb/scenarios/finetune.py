@@ -6,7 +6,7 @@ import pandas as pd
 
 from tlimb.architectures.weights import save_weights
 from tlimb.data.fingerprint import recipe_of
-from tlimb.errors import InputError, Problem
+from tlimb.errors import InputError
 from tlimb.files import file_digest
 from tlimb.scenarios.job import Job, Pretrained, check_encoder, person_digest, read_job, read_pretrained
 from tlimb.scenarios.prepare import Source, StageRun, prepare

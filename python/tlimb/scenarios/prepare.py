@@ -14,6 +14,7 @@ from tlimb.architectures.network import Network
 from tlimb.architectures.weights import load_weights, read_weights
 from tlimb.data.dataset import ScanDataset
 from tlimb.data.images import Images
+from tlimb.data.modules import BaseDataModule
 from tlimb.data.targets import fit_targets
 from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json
@@ -86,13 +87,14 @@ def prepare(run: StageRun, source: Source) -> Training:
         _freeze(network, encoder)
     objective = build_objective(stage["objective"], targets, source.trusted)
     objective.start(network, pretrained=encoder is not None)
-    shown, featured = images, frozen and not images.module.augments()
+    shown, module, featured = images, images.module, frozen and not images.module.augments()
     if featured:
+        module = BaseDataModule()
         scans = [*train["scan_id"], *validation["scan_id"]]
         shown = source.features(network, encoder.facts["id"], stage["data"]["module"], scans)
     datasets = [ScanDataset(rows, targets, shown) for rows in (train, validation)]
     return Training(
-        stage, run.seed, network, objective, targets, *datasets, images.module, images.shape, featured, source.trusted
+        stage, run.seed, network, objective, targets, *datasets, module, images.shape, featured, source.trusted
     )
 
 

@@ -18,10 +18,10 @@ from tlimb.store import Store
 
 
 def pretrain(job_folder, store_folder, parent_folder, out, settings: Settings) -> Path:
-    """Train the job's stage, from its parent's encoder if it has one, into out/<encoder id>/; that folder is returned.
+    """Train the job's stage, from its parent's encoder if it has one, into out/<encoder id>/, the folder returned.
 
-    It also scores the stage's own held-out part. A training that diverges or raises leaves encoder.json with its reason.
-    Raises InputError where a person stands in two roles, or for a parent made from scans prepared otherwise.
+    It also scores the stage's own held-out part. A training that diverges or raises leaves encoder.json with the
+    reason. Raises InputError where a person stands in two roles, or for a parent made from scans prepared otherwise.
     """
     job = read_job(job_folder)
     line = job.facts["pretraining"]

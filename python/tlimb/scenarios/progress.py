@@ -17,7 +17,7 @@ class TrainingFailed(Exception):
 class Monitor:
     """What is measured on the validation part after each epoch, and which of it decides.
 
-    metrics: column of the history -> (target, metric). column: the deciding one. sign: 1 where higher is better, else -1.
+    metrics: column of the history -> (target, metric). column: the deciding one. sign: 1 where higher is better, or -1.
     """
 
     metrics: dict[str, tuple[str, str]]
@@ -52,8 +52,12 @@ def _column(targets: Sequence[Target], target: Target, metric: str) -> str:
 
 @dataclass
 class Progress:
-    """Rows of the history, one an epoch; the epoch whose weights are best (0: none yet, the earliest of equals); and the
-    number of epochs without an improvement by more than min_delta."""
+    """The history so far, what was best in it, and how long nothing has improved.
+
+    history: a row an epoch. best_epoch: the earliest with the best monitored value, 0 where there is none yet; best:
+    that value times the monitor's sign. reference: the value to exceed by more than min_delta for patience to be
+    renewed; waited: epochs since it was.
+    """
 
     history: list[dict] = field(default_factory=list)
     best_epoch: int = 0

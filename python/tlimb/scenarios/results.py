@@ -21,8 +21,8 @@ from tlimb.store import Store
 class Settings:
     """How a task trains, beside what its job says.
 
-    state_dir: where states are kept, or None. code: digest of the training code. trusted: modules beyond the usual ones.
-    state_seconds: least time between two states written.
+    state_dir: where states are kept, or None. code: digest of the training code. trusted: modules beyond the usual
+    ones. state_seconds: least time between two states written.
     """
 
     device: torch.device

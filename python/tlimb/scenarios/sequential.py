@@ -31,8 +31,8 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 class Training:
     """All that one stage's training needs.
 
-    stage: the stage of the spec. input_shape: (C, ...) of one image. featured: the datasets hold the features of a frozen encoder in place of images.
-    trusted: modules beyond the usual ones whose classes may be used.
+    stage: the stage of the spec. input_shape: (C, ...) of one image. featured: the datasets hold the features of a
+    frozen encoder in place of images. trusted: modules beyond the usual ones whose classes may be used.
     """
 
     stage: dict
@@ -61,10 +61,12 @@ def fit(training: Training, kept: Kept, device: torch.device) -> Progress:
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
             trainer = _trainer(remaining, training.stage["gradient_clip"], device)
-            validation = loader(
-                training.validation, SequentialSampler(training.validation), training.stage["batch_size"]
+            size, validation = training.stage["batch_size"], training.validation
+            loaders = (
+                loader(training.train, scenario.order, size),
+                loader(validation, SequentialSampler(validation), size),
             )
-            trainer.fit(scenario, loader(training.train, scenario.order, training.stage["batch_size"]), validation)
+            trainer.fit(scenario, *loaders)
     if scenario.best is None:
         raise TrainingFailed(f"{training.stage['monitor']} could not be computed on the validation part in any epoch")
     training.network.cpu().load_state_dict(scenario.best)
@@ -93,9 +95,10 @@ class SequentialScenario(lightning.LightningModule):
 
     def __init__(self, training: Training, kept: Kept):
         super().__init__()
-        self.training_plan, self.kept = training, kept
+        self.plan, self.kept = training, kept
         self.network, self.objective, self.stage = training.network, training.objective, training.stage
-        self.progress, self.best, self.started = Progress(), None, 0.0
+        self.progress, self.best = Progress(), None
+        self.started, self.batch, self.sums, self.outputs = 0.0, 0, {}, []
         self.monitor: Monitor = monitor_of(training.targets, self.stage["monitor"])
         self.order = EpochOrder(len(training.train), training.seed, self.stage["name"])
         self.resumed = kept.load()
@@ -104,47 +107,39 @@ class SequentialScenario(lightning.LightningModule):
             self.network.load_state_dict(self.resumed["network"])
 
     def configure_optimizers(self):
-        """The stage's optimiser, over what is not frozen; the scheduler is stepped once an epoch in `_advance`."""
-        trusted, spec = self.training_plan.trusted, self.stage["optimizer"]
+        """The stage's optimiser, over what is not frozen; its scheduler is stepped at the end of each epoch."""
+        trusted, spec = self.plan.trusted, self.stage["optimizer"]
         learned = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self.optimizer = registry.load("optimizer", spec["class_path"], trusted)(learned, **spec["init_args"])
         self.scheduler = None
         if self.stage["scheduler"] is not None:
             self.scheduler = _build_scheduler(self.stage["scheduler"], self.optimizer, self.stage["epochs"], trusted)
         if self.resumed is not None:
-            self.optimizer.load_state_dict(self.resumed["optimizer"])
+            _restore(self.optimizer, self.resumed["optimizer"])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(self.resumed["scheduler"])
         return self.optimizer
 
     def forward(self, images):
         """Outputs of all heads; `images` are features where the encoder's were computed beforehand."""
-        return self.network.predict(images) if self.training_plan.featured else self.network(images)
+        return self.network.predict(images) if self.plan.featured else self.network(images)
 
     def on_before_batch_transfer(self, batch, dataloader_idx: int):
-        """The data module's hook, after setting the noise of this batch: whatever was drawn before makes no difference."""
+        """Set this batch's noise, so that what was drawn before makes no difference; then the data module's hook."""
         epoch, self.batch = len(self.progress.history) + 1, self.batch + 1
-        torch.manual_seed(seed_for(self.training_plan.seed, "noise", self.stage["name"], epoch, self.batch))
-        return (
-            batch
-            if self.training_plan.featured
-            else self.training_plan.module.on_before_batch_transfer(batch, dataloader_idx)
-        )
+        torch.manual_seed(seed_for(self.plan.seed, "noise", self.stage["name"], epoch, self.batch))
+        return self.plan.module.on_before_batch_transfer(batch, dataloader_idx)
 
     def on_after_batch_transfer(self, batch, dataloader_idx: int):
         """The data module's hook."""
-        return (
-            batch
-            if self.training_plan.featured
-            else self.training_plan.module.on_after_batch_transfer(batch, dataloader_idx)
-        )
+        return self.plan.module.on_after_batch_transfer(batch, dataloader_idx)
 
     def on_train_epoch_start(self) -> None:
         """Set this epoch's order."""
         self.order.epoch, self.batch = len(self.progress.history) + 1, 0
         self.started, self.sums, self.outputs = time.monotonic(), {}, []
         self.network.train()
-        self.training_plan.module.training = True
+        self.plan.module.training = True
 
     def training_step(self, batch, index: int):
         """The objective's sum on one batch."""
@@ -155,7 +150,7 @@ class SequentialScenario(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """No augmentation from here on."""
-        self.training_plan.module.training = False
+        self.plan.module.training = False
 
     def validation_step(self, batch, index: int) -> None:
         """Keep outputs and labels: loss and metrics are of the whole part, not means over batches."""
@@ -189,23 +184,18 @@ class SequentialScenario(lightning.LightningModule):
 
     def _validated(self) -> dict:
         """validation_loss and the monitored metrics, on all of the validation part."""
-        outputs = {
-            target.name: torch.cat([out[target.name] for out, _ in self.outputs])
-            for target in self.training_plan.targets
-        }
-        labels = [
-            torch.cat([of[number] for _, of in self.outputs]) for number in range(len(self.training_plan.targets))
-        ]
+        targets = self.plan.targets
+        outputs = {of.name: torch.cat([batch[of.name] for batch, _ in self.outputs]) for of in targets}
+        labels = [torch.cat(batches) for batches in zip(*(labels for _, labels in self.outputs))]
         measured = {"validation_loss": float(self.objective.primary(outputs, labels))}
         decoded = {}
-        for target, label in zip(self.training_plan.targets, labels):
+        for target, label in zip(targets, labels):
             known = ~label.isnan()
             truth = label[known].double().cpu().numpy()
             truth = truth * target.sd + target.mean if target.kind == "regression" else truth
             decoded[target.name] = (truth, *target.decode(outputs[target.name][known].float().cpu().numpy()))
-        return measured | {
-            column: metric(name, *decoded[target]) for column, (target, name) in self.monitor.metrics.items()
-        }
+        metrics = self.monitor.metrics.items()
+        return measured | {column: metric(name, *decoded[target]) for column, (target, name) in metrics}
 
     def _step_scheduler(self, row: dict) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -221,6 +211,15 @@ class SequentialScenario(lightning.LightningModule):
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler and self.scheduler.state_dict(),
         }
+
+
+def _restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load an optimiser's state, laid out in memory as its parameters are: a fused optimiser pairs them by address."""
+    optimizer.load_state_dict(state)
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
 
 
 def _build_scheduler(spec: dict, optimizer, epochs: int, trusted):

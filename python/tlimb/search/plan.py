@@ -8,18 +8,19 @@ from pathlib import Path
 from tlimb.cohort import read_cohort
 from tlimb.config import Sweep, read_sweep
 from tlimb.errors import InputError, Problem
-from tlimb.files import read_json
+from tlimb.files import canonical_json, read_json
 from tlimb.search.suggest import Proposal, all_fine, suggest
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The counts of a run; sizes in bytes."""
+    """The counts of a run; sizes in bytes. model_bytes: weights of all encoders and models."""
 
     sweep: Sweep
     summary: dict
     proposal: Proposal
     store_bytes: dict[str, int]
+    model_bytes: int
 
 
 def plan_of(path: Path, trusted=()) -> Plan:
@@ -29,8 +30,32 @@ def plan_of(path: Path, trusted=()) -> Plan:
     proposal = suggest(sweep, cohort.table, cohort.summary["labels"], all_fine(cohort.table, sweep.recipes), trusted=trusted)
     from tlimb.preprocess.template import grid_shape
 
-    sizes = {name: 2 * len(cohort.table) * prod(grid_shape(recipe)) for name, recipe in sweep.recipes.items()}
-    return Plan(sweep, cohort.summary, proposal, sizes)
+    shapes = {name: grid_shape(recipe) for name, recipe in sweep.recipes.items()}
+    stores = {name: 2 * len(cohort.table) * prod(shape) for name, shape in shapes.items()}
+    return Plan(sweep, cohort.summary, proposal, stores, _model_bytes(proposal, shapes, trusted))
+
+
+def _model_bytes(proposal: Proposal, shapes: dict, trusted) -> int:
+    """Bytes of the weights of every encoder and model; networks are laid out without memory for them."""
+    import torch
+
+    from tlimb import registry
+    from tlimb.architectures.build import build_network
+
+    sizes: dict[str, int] = {}
+    total = 0
+    trained = [(line["spec"]["architecture"], line["spec"]["stage"]) for line in proposal.pretrainings]
+    trained += [(trial["spec"]["architecture"], trial["spec"]["stages"][-1]) for trial in proposal.trials]
+    for architecture, stage in trained:
+        module, recipe = stage["data"]["module"], stage["data"]["recipe"]
+        key = canonical_json([architecture, module, recipe])
+        if key not in sizes:
+            images = registry.load("module", module["class_path"], trusted)(**module["init_args"])
+            with torch.device("meta"):
+                network = build_network(architecture, images.input_shape(shapes[recipe]), {"target": 1}, 0, trusted)
+            sizes[key] = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+        total += sizes[key]
+    return total
 
 
 def samplesheet_of(sweep: Sweep, path: Path) -> Path:
@@ -56,5 +81,8 @@ def describe(plan: Plan) -> str:
         parts = ", ".join(f"{role} {count}" for (name, role), count in sorted(roles.items()) if name == split)
         lines.append(f"split {split} of the last stage, scans: {parts}")
     for name, size in plan.store_bytes.items():
-        lines.append(f"store '{name}': {size / 1e9:.2f} GB, and as much again in the work directory until it is cleaned")
+        lines.append(f"store '{name}': {size / 1e9:.2f} GB")
+    lines.append(f"weights of encoders and models: {plan.model_bytes / 1e9:.2f} GB")
+    total = sum(plan.store_bytes.values()) + plan.model_bytes
+    lines.append(f"disk: about {total / 1e9:.2f} GB in outdir, and twice that in the work directory until it is cleaned")
     return "\n".join(lines + [f"warning: {text}" for text in plan.summary["warnings"]])

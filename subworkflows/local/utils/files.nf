@@ -50,9 +50,10 @@ def readJson(path) {
     return new groovy.json.JsonSlurper().parseText(path.getText('UTF-8'))
 }
 
-// process -> digest of the library files that it imports, listed by `python -m tlimb.imports`.
+// process -> digest of its command and the library files that it imports, as listed by `python -m tlimb.imports`.
 def codeDigests(root) {
     return readJson(file("${root}/assets/imports.json")).collectEntries { process, sources ->
-        [process, sources.collect { source -> "${source} ${file("${root}/python/tlimb/${source}").bytes.sha256()}" }.join('\n').toString().sha256().take(12)]
+        def parts = sources.collect { source -> "${source} ${file("${root}/${source}").bytes.sha256()}" }
+        [process, parts.join('\n').sha256().take(12)]
     }
 }

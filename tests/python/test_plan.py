@@ -1,0 +1,54 @@
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tlimb.cli import main
+
+
+@pytest.fixture
+def sweep(document, table, tmp_path):
+    """The sweep's file beside a samplesheet of scans that are small but whole."""
+    image = nibabel.Nifti1Image(np.ones((4, 4, 4), np.int16), np.eye(4))
+    for name in table["subject"]:
+        nibabel.save(image, tmp_path / f"{name}.nii")
+    sheet = table[["cohort", "subject", "age", "diagnosis"]].assign(image=table["subject"] + ".nii")
+    sheet.to_csv(tmp_path / "cohorts.csv", index=False)
+    slices = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial"}}
+    for stage in document["stages"]:
+        stage["data"]["module"] = slices
+    document["split"]["seed"] = 1
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_a_plan_counts_trials_pretrainings_scans_and_disk_and_runs_nothing(sweep):
+    result = CliRunner().invoke(main, ["plan", str(sweep)])
+    assert result.exit_code == 0, result.output
+    assert "8 trials of 4 candidates (2 seeds), 2 of them from scratch" in result.output
+    assert "2 distinct pretrainings" in result.output
+    assert "60 scans of 60 persons: clinic 24, lifespan 36" in result.output
+    assert f"store 'default': {60 * 80 * 96 * 80 * 2 / 1e9:.2f} GB" in result.output
+    resnet_18 = 11_170_000 * 4
+    assert f"weights of encoders and models: {10 * resnet_18 / 1e9:.2f} GB" in result.output
+    assert sorted(path.suffix for path in sweep.parent.iterdir() if path.suffix != ".nii") == [".csv", ".json"]
+
+
+def test_a_plan_that_cannot_run_names_every_problem_of_sweep_and_samplesheet(sweep):
+    document = json.loads(sweep.read_text())
+    document["stages"][1]["targets"] = "diagnoses"
+    document["stages"][0]["data"]["labelled"]["cohort"] = "lifespam"
+    sweep.write_text(json.dumps(document))
+    result = CliRunner().invoke(main, ["plan", str(sweep)])
+    assert result.exit_code == 1
+    assert "did you mean 'diagnosis'?" in result.output and "did you mean 'lifespan'?" in result.output
+
+
+def test_help_explains_every_command():
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    for command in ("demo-cohort", "plan", "schema"):
+        assert command in result.output
