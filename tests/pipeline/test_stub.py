@@ -8,7 +8,7 @@ from conftest import ROOT
 
 TASKS = ["COHORT", "EVALUATE", "EVALUATE", "FINETUNE", "FINETUNE", "PREPROCESS", "PREPROCESS", "PRETRAIN_1", "PRETRAIN_2", "RANK", "SUGGEST"]
 SWEEP = {
-    "input": "cohorts.csv",
+    "input": "my cohorts.csv",
     "outdir": "from file",
     "chunk_size": 7,
     "labels": {"age": "regression"},
@@ -19,7 +19,7 @@ SWEEP = {
 @pytest.fixture
 def folder(tmp_path):
     """A launch folder with a samplesheet and a sweep."""
-    (tmp_path / "cohorts.csv").write_text("cohort,subject,image\nclinic,1,1.nii\n")
+    (tmp_path / "my cohorts.csv").write_text("cohort,subject,image\nclinic,1,1.nii\n")
     (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
     return tmp_path
 
@@ -43,14 +43,14 @@ def test_both_spellings_take_nested_values_from_the_file_and_let_flags_win(nextf
 def test_a_flag_wins_over_the_file_the_file_over_a_configuration_and_that_over_a_preset(nextflow, folder):
     (folder / "preset.json").write_text(json.dumps({"input": "no.csv", "outdir": "preset", "split": {"seed": 1}, "search": {"seeds": [1]}, "evaluate": {"seed": 1}, "labels": {"a": 1}}))
     (folder / "own.config").write_text("params { preset = 'preset.json'\n split = [seed: 2]\n search = [seeds: [2]]\n labels = [b: 2] }")
-    (folder / "sweep.json").write_text(json.dumps({"input": "cohorts.csv", "search": {"seeds": [3], "metric": "auroc"}}))
+    (folder / "sweep.json").write_text(json.dumps({"input": "my cohorts.csv", "search": {"seeds": [3], "metric": "auroc"}}))
     run = nextflow(folder, "-c", "own.config", "--params-file", "sweep.json", "--search.metric", "mcc", "--outdir=flag", "--evaluate.bootstrap", "500", "-stub")
     assert run.status == 0, run.text
     sweep = run.json("flag/cohort/sweep.json")
     assert sweep["search"] == {"seeds": [3], "metric": "mcc"}
     assert (sweep["split"], sweep["labels"]) == ({"seed": 2}, {"b": 2})
     assert sweep["evaluate"] == {"seed": 1, "bootstrap": 500}
-    assert (sweep["input"], sweep["outdir"]) == ("cohorts.csv", "flag")
+    assert (sweep["input"], sweep["outdir"]) == ("my cohorts.csv", "flag")
 
 
 def test_resuming_repeats_nothing_and_a_change_that_reaches_no_job_trains_nothing_again(nextflow, folder):
@@ -65,7 +65,7 @@ def test_resuming_repeats_nothing_and_a_change_that_reaches_no_job_trains_nothin
 
 
 def test_an_edit_of_the_report_ranks_again_and_an_edit_of_training_code_trains_again(nextflow, folder, pipeline):
-    assert nextflow(folder, "--input", "cohorts.csv", "-stub", pipeline=pipeline).status == 0
+    assert nextflow(folder, "--input", "my cohorts.csv", "-stub", pipeline=pipeline).status == 0
     for edited, again in [
         ("python/tlimb/ranking/report.py", ["RANK"]),
         ("bin/tlimb_rank.py", ["RANK"]),
@@ -73,7 +73,7 @@ def test_an_edit_of_the_report_ranks_again_and_an_edit_of_training_code_trains_a
     ]:
         with open(pipeline / edited, "a") as file:
             file.write("# edited\n")
-        run = nextflow(folder, "--input", "cohorts.csv", "-stub", "-resume", pipeline=pipeline)
+        run = nextflow(folder, "--input", "my cohorts.csv", "-stub", "-resume", pipeline=pipeline)
         assert run.status == 0 and sorted(run.submitted) == again, (edited, run.text)
 
 
@@ -87,7 +87,7 @@ def test_an_edit_of_the_report_ranks_again_and_an_edit_of_training_code_trains_a
         (["-params-file", "broken.json"], ["Cannot parse params file: broken.json"]),
         (["--params-file", "list.json"], ["list.json holds a list; expected a JSON object"]),
         (["--input", "none.csv"], ["Samplesheet not found: none.csv"]),
-        (["--input", "cohorts.csv", "--outdir", "cohorts.csv/out"], ["Cannot write to outdir cohorts.csv/out", "Not a directory"]),
+        (["--input", "my cohorts.csv", "--outdir", "my cohorts.csv/out"], ["Cannot write to outdir my cohorts.csv/out", "Not a directory"]),
         (
             ["--params-file", "sweep.json", "--chunksize", "3", "--chunk_size", "many", "--trials_per_task", "0", "--trusted_modules", "a;b", "--outdir"],
             ["5 problems", "--chunksize: no such parameter; did you mean --chunk_size?", "--chunk_size: expected a whole number, found 'many'",
@@ -96,7 +96,7 @@ def test_an_edit_of_the_report_ranks_again_and_an_edit_of_training_code_trains_a
     ],
 )  # fmt: skip
 def test_wrong_settings_are_told_plainly_and_nothing_is_started(nextflow, folder, arguments, told):
-    (folder / "broken.json").write_text('{"input": "cohorts.csv",\n "outdir": }')
+    (folder / "broken.json").write_text('{"input": "my cohorts.csv",\n "outdir": }')
     (folder / "list.json").write_text("[1, 2]")
     run = nextflow(folder, *arguments, "-stub")
     assert run.status == 1
@@ -109,7 +109,7 @@ def test_help_describes_every_parameter_and_writes_nothing(nextflow, folder):
     groups = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"]
     names = [name for group in groups.values() for name in group["properties"]]
     assert run.status == 0 and [name for name in names if f"--{name} " not in run.text] == []
-    assert {path.name for path in folder.iterdir()} <= {"cohorts.csv", "sweep.json", ".nextflow", ".nextflow.log", "work"}
+    assert {path.name for path in folder.iterdir()} <= {"my cohorts.csv", "sweep.json", ".nextflow", ".nextflow.log", "work"}
 
 
 def flat_configuration(*arguments: str) -> dict[str, str]:

@@ -3,7 +3,8 @@
 Three steps:
 
 1. The centre of the scan's foreground is put on the template's. Necks and tilted heads move that centre, so shifts and
-   turns about it are tried at 8 mm and ordered by the mutual information they give.
+   turns about it are tried at 8 mm and ordered by the mutual information they give. A small head within a bright scalp
+   would be stretched until the scalp lies on the template's brain, so a smaller size is tried too where one is sought.
 2. From the first of them, Gauss-Newton at 8, 4 and 2 mm on the robust intensity-matched difference
 
        E(T, f) = sum_x w(r_x) r_x^2,    r_x = f(S(T x)) - R(x)
@@ -36,6 +37,7 @@ CONVINCING = -0.5  # metric below which no other start is tried
 LEAST_OVERLAP = 0.2  # of the template's points inside of the scan
 SHIFTS = ((0, 0, 0), (0, 0, 20), (0, 0, 40), (0, 0, 60), (0, 0, -20), (0, 20, 0), (0, -20, 0))  # mm
 TURNS = ((0, 0, 0), (20, 0, 0), (-20, 0, 0), (0, 20, 0), (0, -20, 0), (0, 0, 20), (0, 0, -20))  # degrees
+SIZES = {"affine": (1.0, 0.9), "similarity": (1.0, 0.9), "rigid": (1.0,)}  # of the head against the template's
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def register(scan: Volume, template: Template, kind: str) -> Registration:
     start, worlds = np.eye(4), [np.eye(4)]
     if kind != "none":
         start[:3, 3] = foreground_centre(scans[8.0]) - template.centre
-        worlds = _starts(scans[8.0], levels[8.0], start)
+        worlds = _starts(scans[8.0], levels[8.0], start, kind)
     metric, world = np.inf, None
     for candidate in worlds:
         found = _refined(scans, levels, candidate, kind)
@@ -122,10 +124,10 @@ def _mapped(world: np.ndarray, points: np.ndarray) -> np.ndarray:
     return world[:3, :3] @ points + world[:3, 3:]
 
 
-def _starts(scan: Volume, level: Level, start: np.ndarray) -> list[np.ndarray]:
+def _starts(scan: Volume, level: Level, start: np.ndarray, kind: str) -> list[np.ndarray]:
     candidates = []
-    for shift, turn in product(SHIFTS, TURNS):
-        world = start @ _about(level.centre, _rotation(turn), np.zeros(3))
+    for shift, turn, size in product(SHIFTS, TURNS, SIZES[kind]):
+        world = start @ _about(level.centre, size * _rotation(turn), np.zeros(3))
         world[:3, 3] += shift
         values, inside = sample(scan, _mapped(world, level.points))
         candidates.append((mutual_information(level.values, values) * inside.mean(), world))
