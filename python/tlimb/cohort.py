@@ -188,21 +188,25 @@ def _some(items: Iterable[str]) -> str:
 def chunks(scan_ids: Iterable[str], chunk_size: int) -> dict[str, list[str]]:
     """Scans cut into chunks of at most `chunk_size`, each named by the SHA-256 prefix its scan_ids share.
 
-    All scans are one chunk, `all`, where they fit; a chunk that holds more is divided by the next hexadecimal digit.
+    All scans are one chunk, `all`, where they fit; a chunk that holds more is halved by the next binary digit.
     What chunk a scan is in depends on its own id and the number of scans near it alone: adding scans changes only the
     chunks that receive some.
     """
-    by_digest = sorted((hashlib.sha256(scan.encode()).hexdigest(), scan) for scan in scan_ids)
+    by_digest = sorted((_binary_digest(scan), scan) for scan in scan_ids)
     return {prefix or "all": sorted(scan for _, scan in part) for prefix, part in _divided(by_digest, "", chunk_size)}
+
+
+def _binary_digest(scan: str) -> str:
+    return f"{int.from_bytes(hashlib.sha256(scan.encode()).digest(), 'big'):0256b}"
 
 
 def _divided(part: list[tuple[str, str]], prefix: str, size: int):
     if not part:
         return
-    if len(part) <= size or len(prefix) == 64:
+    if len(part) <= size or len(prefix) == len(part[0][0]):
         yield prefix, part
         return
-    for digit in "0123456789abcdef":
+    for digit in "01":
         yield from _divided([item for item in part if item[0][len(prefix)] == digit], prefix + digit, size)
 
 

@@ -58,3 +58,16 @@ def test_after_a_change_of_one_value_only_the_trials_with_that_value_are_trained
     assert len(models) == 3 and len(new) == 1
     assert [(model["status"], model["reused"]) for model in new.values()] == [("ok", False)]
     assert sorted(model["reused"] for name, model in models.items() if model["init"] and name in before) == [True]
+
+
+@pytest.mark.long
+def test_another_run_with_other_packs_gives_the_same_numbers_bit_for_bit(nextflow, pipeline, demo_cohort, tmp_path):
+    predictions = []
+    for packs in (1, 4):
+        folder = tmp_path / f"packs-of-{packs}"
+        folder.mkdir()
+        write_sweep(folder, demo_cohort, {"strategy": "frozen"})
+        assert nextflow(folder, "--params-file", "sweep.json", "--trials_per_task", packs, pipeline=pipeline).status == 0
+        files = sorted((folder / "results" / "scores").glob("*/*"))
+        predictions.append({f"{path.parent.name}/{path.name}": path.read_bytes() for path in files})
+    assert len(predictions[0]) == 3 * 4 and predictions[0] == predictions[1]

@@ -55,6 +55,22 @@ def test_several_paths_share_one_value(document):
         assert len({stage["batch_size"] for stage in spec["stages"]}) == 1
 
 
+def test_values_that_belong_together_are_one_variant_of_the_whole_trial(document):
+    slices = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial"}}
+    document["search"]["space"] = {
+        "*": [
+            {"architecture": {"class_path": "ResNet", "init_args": {"dims": 2}}, "stages.*.data.module": slices},
+            {"architecture": {"class_path": "SFCN"}},
+        ],
+        "stages.finetune.strategy": ["scratch", "full"],
+    }
+    pairs = {(s["architecture"]["class_path"], s["stages"][0]["data"]["module"]["class_path"]) for s in grid(read_sweep(document))}
+    assert pairs == {("ResNet", "CropCenterDataModule"), ("SFCN", "BaseDataModule")}
+    document["search"]["space"]["*"] = [{"architectur": {}}, "SFCN"]
+    text = problems_of(document)
+    assert "did you mean 'architecture'" in text
+
+
 def test_paths_that_lead_nowhere_and_variants_that_do_not_fit_are_all_named(document):
     document["search"]["space"] = {
         "stages.fintune.strategy": ["full"],

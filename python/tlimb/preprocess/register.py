@@ -37,7 +37,7 @@ CONVINCING = -0.5  # metric below which no other start is tried
 LEAST_OVERLAP = 0.2  # of the template's points inside of the scan
 SHIFTS = ((0, 0, 0), (0, 0, 20), (0, 0, 40), (0, 0, 60), (0, 0, -20), (0, 20, 0), (0, -20, 0))  # mm
 TURNS = ((0, 0, 0), (20, 0, 0), (-20, 0, 0), (0, 20, 0), (0, -20, 0), (0, 0, 20), (0, 0, -20))  # degrees
-SIZES = {"affine": (1.0, 0.9), "similarity": (1.0, 0.9), "rigid": (1.0,)}  # of the head against the template's
+SIZES = {"affine": (0.95, 0.8), "similarity": (0.95, 0.8), "rigid": (1.0,)}  # of the head against the template
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from tlimb.files import digest, write_json, write_jsonl, write_parquet
+from tlimb.labels import class_name
 from tlimb.search.suggest import Proposal
 
 
@@ -60,5 +61,5 @@ def _class_names(table: pd.DataFrame, labels: dict) -> pd.DataFrame:
     known = table[["scan_id", "person", *labels]].copy()
     for name, label in labels.items():
         if label["kind"] == "classification" and pd.api.types.is_numeric_dtype(known[name]):
-            known[name] = known[name].map("{:g}".format, na_action="ignore").astype("str")
+            known[name] = known[name].map(class_name, na_action="ignore").astype("str")
     return known

@@ -67,16 +67,20 @@ def candidate_of(spec: dict) -> str:
 def assign(trial: dict, key: str, variant) -> tuple[dict, list[Problem]]:
     """A copy of `trial` with `variant` at every path of `key`, and the paths that lead nowhere as problems.
 
-    An object without `class_path` is merged into what stands there; anything else replaces it.
+    An object without `class_path` is merged into what stands there; anything else replaces it. The key ``*`` is the
+    whole trial: its variants are objects of paths and values that belong together.
     """
     trial = copy.deepcopy(trial)
+    if key == "*" and not isinstance(variant, dict):
+        return trial, [Problem("search.space.'*'", f"expected objects of paths and values, found {variant!r}")]
     problems = []
-    for path in key.split(","):
-        parts = path.strip().split(".")
-        if parts[0] in SPACE_ROOTS:
-            problems += _assign(trial, parts, variant, key)
-        else:
-            problems.append(_lost(key, parts[0], SPACE_ROOTS))
+    for paths, value in variant.items() if key == "*" else [(key, variant)]:
+        for path in paths.split(","):
+            parts = path.strip().split(".")
+            if parts[0] in SPACE_ROOTS:
+                problems += _assign(trial, parts, value, paths)
+            else:
+                problems.append(_lost(paths, parts[0], SPACE_ROOTS))
     return trial, problems
 
 
