@@ -5,12 +5,10 @@ from pathlib import Path
 
 import click
 
-from tlimb.cohort import chunk_files, read_cohort
+from tlimb.cohort import chunk_files
 from tlimb.command import told_plainly
-from tlimb.config import read_sweep
-from tlimb.errors import InputError
 from tlimb.files import read_json, write_json, write_parquet
-from tlimb.search.suggest import all_fine, suggest
+from tlimb.search.check import check_inputs
 
 
 @click.command(help=__doc__)
@@ -21,22 +19,11 @@ from tlimb.search.suggest import all_fine, suggest
 @click.option("--trusted", multiple=True, metavar="MODULE", help="Allow classes of this module by import path.")
 @told_plainly
 def main(settings: Path, samplesheet: Path, out: Path, chunk_size: int, trusted: tuple[str, ...]):
-    problems, sweep, cohort = [], None, None
-    try:
-        sweep = read_sweep(read_json(settings))
-    except InputError as error:
-        problems += error.problems
-    try:
-        cohort = read_cohort(samplesheet, sweep.labels if sweep else {})
-    except InputError as error:
-        problems += error.problems
-    if problems:
-        raise InputError(problems)
-    suggest(sweep, cohort.table, cohort.summary["labels"], all_fine(cohort.table, sweep.recipes), trusted=trusted)
-    write_parquet(out / "cohort.parquet", cohort.table)
-    write_json(out / "cohort.json", cohort.summary)
-    write_json(out / "sweep.json", sweep.model_dump())
-    for name, chunk in chunk_files(cohort.table, chunk_size).items():
+    inputs = check_inputs(read_json(settings), samplesheet, trusted)
+    write_parquet(out / "cohort.parquet", inputs.cohort.table)
+    write_json(out / "cohort.json", inputs.cohort.summary)
+    write_json(out / "sweep.json", inputs.sweep.model_dump())
+    for name, chunk in chunk_files(inputs.cohort.table, chunk_size).items():
         write_json(out / "chunks" / f"chunk-{name}.json", chunk)
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from tlimb.errors import InputError, Problem, nearest
 
@@ -12,7 +12,14 @@ PIPELINE_KEYS = frozenset(
 )
 """Parameters of the pipeline that may stand in a sweep file beside the sweep's own keys."""
 
-STAGE_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*$")
+NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*$")
+
+
+def _plain(name: str) -> str:
+    """A name that can stand in a path; raises ValueError for others."""
+    if not NAME.match(name):
+        raise ValueError("expected a name of a letter, then letters, digits, '_' or '-'")
+    return name
 
 
 class Settings(BaseModel):
@@ -111,9 +118,7 @@ class Stage(Settings):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
-        if not STAGE_NAME.match(name):
-            raise ValueError("expected a letter, then letters, digits, '_' or '-'")
-        return name
+        return _plain(name)
 
 
 class External(Settings):
@@ -153,7 +158,7 @@ class Sweep(Settings):
     input: str
     outdir: str = "results"
     labels: dict[str, Literal["regression", "classification"]] = {}
-    recipes: Annotated[dict[str, Recipe], Field(min_length=1)] = {"default": Recipe()}
+    recipes: Annotated[dict[Annotated[str, AfterValidator(_plain)], Recipe], Field(min_length=1)] = {"default": Recipe()}
     architecture: ClassSpec = ClassSpec(class_path="ResNet")
     stages: Annotated[list[Stage], Field(min_length=1, max_length=4)]
     split: Split = Split()

@@ -1,8 +1,8 @@
 """Which files of the library each process imports: what `-resume` looks at to see that its code changed.
 
-Nextflow does not see a change of the modules behind a command of bin/. ``python -m tlimb.imports`` follows the imports of
-each command through the library, without running anything, and writes assets/imports.json; the pipeline passes the digest
-of the files listed there to the process.
+Nextflow does not see a change of the modules behind a command of bin/. ``python -m tlimb.imports`` follows the imports
+of each command through the library, without running anything, and writes assets/imports.json; the pipeline passes the
+digest of the files listed there to the process.
 """
 
 import ast
@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 def imported_files(script: Path, package: Path = PACKAGE) -> list[str]:
-    """Files of the package `tlimb` in the folder `package` that `script` imports, directly or not, as sorted relative paths.
+    """Files of `tlimb`, in the folder `package`, that `script` imports, directly or not, as sorted relative paths.
 
     Imports inside functions count. So do strings that name a module or class of the library in full, for that is how
     classes named in a sweep are found.
@@ -78,7 +78,10 @@ def _module_name(path: Path, package: Path) -> str:
 def all_imports(root: Path = ROOT) -> dict[str, list[str]]:
     """Process -> its command and the library files that this imports, as paths from the root of the repository."""
     return {
-        process: [f"bin/{script}", *(f"python/tlimb/{name}" for name in imported_files(root / "bin" / script, root / "python" / "tlimb"))]
+        process: [
+            f"bin/{script}",
+            *(f"python/tlimb/{name}" for name in imported_files(root / "bin" / script, root / "python" / "tlimb")),
+        ]
         for process, script in COMMANDS.items()
     }
 

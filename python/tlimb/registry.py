@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tlimb.errors import InputError, Problem, nearest
+from tlimb.files import digest, file_digest
 
 SHORT_NAMES = {
     "architecture": {
@@ -73,8 +74,19 @@ def check(kind: str, class_path: str, init_args: dict, where: str, trusted=()) -
         return [Problem(f"{where}.class_path", f"module '{root}' is not trusted", f"name it in trusted_modules to allow {path}")]
     definition = _definition(path)
     if definition is None:
-        return [Problem(f"{where}.class_path", f"no class {path} is installed")]
+        hint = "name the module in which the class is defined, as in torch.optim.sgd.SGD"
+        return [Problem(f"{where}.class_path", f"no class {path} is defined", hint)]
     return _argument_problems(class_path, definition, init_args, f"{where}.init_args")
+
+
+def source_digest(module: str) -> str:
+    """A digest of the source files of a top-level module or package, found without importing it; empty where there is none."""
+    spec = find_spec(module)
+    if spec is None:
+        return ""
+    folders = list(spec.submodule_search_locations or [])
+    files = sorted(path for folder in folders for path in Path(folder).rglob("*.py")) or [Path(spec.origin or "")]
+    return digest([file_digest(path) for path in files if path.is_file()])
 
 
 def _argument_problems(class_path: str, parameters: dict, init_args: dict, where: str) -> list[Problem]:

@@ -13,8 +13,8 @@ from tlimb.errors import InputError, Problem, nearest
 
 REQUIRED = ("cohort", "subject", "image")
 OPTIONAL = ("session", "modality", "mask", "person")
-RESERVED = ("scan_id", "split", "role")
-"""Columns of tables that tlimb writes; a label cannot have their names."""
+RESERVED = ("scan_id", "split", "role", "chunk", "digest", "status", "content")
+"""Columns of tables that tlimb writes and joins; a label cannot have their names."""
 
 ALLOWED = {
     "cohort": r"[A-Za-z0-9._+-]+",

@@ -1,5 +1,7 @@
 """Who is trained on, validated on and tested on: persons, never scans, are divided."""
 
+import random
+
 import numpy as np
 import pandas as pd
 
@@ -23,10 +25,13 @@ def holdout(people: pd.DataFrame, split: dict, kinds: dict[str, str]) -> pd.Seri
     """
     order = pd.Series([seed_for(split["seed"], "split", person) for person in people.index], people.index, dtype="uint64")
     strata = _strata(people, split["stratify"], kinds)
-    queues = [group.sort_values().index.tolist() for _, group in order.groupby(strata, sort=True)]
+    groups = [(stratum, group.sort_values().index.tolist()) for stratum, group in order.groupby(strata)]
+    groups = sorted(groups, key=lambda group: seed_for(split["seed"], "stratum", group[0]))
+    queues = [queue for _, queue in groups]
     roles = {}
     for role in ("test", "validation"):
         wanted = round(split[role] * len(people))
+        random.Random(seed_for(split["seed"], "ties", role)).shuffle(queues)
         for queue, count in zip(queues, _shares([len(queue) for queue in queues], wanted)):
             roles |= dict.fromkeys(queue[:count], role)
             del queue[:count]
@@ -68,7 +73,7 @@ def _strata(people: pd.DataFrame, labels: list[str], kinds: dict[str, str]) -> p
 
 
 def _shares(sizes: list[int], wanted: int) -> list[int]:
-    """`wanted` divided over groups in proportion to their sizes, by largest remainder."""
+    """`wanted` divided over groups in proportion to their sizes, by largest remainder; of equal ones the first."""
     total = sum(sizes)
     exact = np.array(sizes) * (min(wanted, total) / total if total else 0)
     counts = np.floor(exact + 1e-9).astype(int)

@@ -45,7 +45,13 @@ def nextflow():
     def run(folder: Path, *arguments: str, pipeline: Path = ROOT, environment: dict | None = None) -> Run:
         command = ["nextflow", "run", str(pipeline), "-ansi-log", "false", *map(str, arguments)]
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment or os.environ, timeout=900
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=environment or os.environ,
+            timeout=900,
         )
         return Run(done.returncode, done.stdout + done.stderr, folder)
 

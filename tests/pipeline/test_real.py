@@ -2,10 +2,11 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+ROOT = Path(__file__).parents[2]
 SMALL = json.loads((ROOT / "assets" / "sweeps" / "test.json").read_text())
 DIVERGES = {"strategy": "full", "optimizer": {"class_path": "AdamW", "init_args": {"lr": 1e30}}}
 
@@ -30,7 +31,15 @@ def test_it_ends_with_the_answer_and_the_report(run):
     report = run.folder / "results" / "ranking" / "report.html"
     assert ranking["answer"] in run.text and str(report) in run.text
     assert "--params-file sweep.json" in report.read_text()
-    assert sorted(run.submitted) == ["COHORT", *["EVALUATE"] * 2, *["FINETUNE"] * 2, "PREPROCESS", "PRETRAIN_1", "RANK", "SUGGEST"]
+    assert sorted(run.submitted) == [
+        "COHORT",
+        *["EVALUATE"] * 2,
+        *["FINETUNE"] * 2,
+        "PREPROCESS",
+        "PRETRAIN_1",
+        "RANK",
+        "SUGGEST",
+    ]
 
 
 def test_the_failing_scan_and_the_failing_trial_are_listed_with_their_reasons_and_the_rest_went_on(run):
@@ -52,8 +61,13 @@ def test_after_a_change_of_one_value_only_the_trials_with_that_value_are_trained
     changed["optimizer"]["init_args"]["lr"] = 1e-5
     write_sweep(run.folder, demo_cohort, changed)
     again = nextflow(run.folder, "--params-file", "sweep.json", "--outdir", "changed", "-resume")
-    assert again.status == 0 and sorted(again.submitted) == ["COHORT", "EVALUATE", "FINETUNE", "RANK", "SUGGEST"], again.text
-    models = {path.parent.name: json.loads(path.read_text()) for path in (run.folder / "changed" / "models").glob("*/model.json")}
+    assert again.status == 0 and sorted(again.submitted) == ["COHORT", "EVALUATE", "FINETUNE", "RANK", "SUGGEST"], (
+        again.text
+    )
+    models = {
+        path.parent.name: json.loads(path.read_text())
+        for path in (run.folder / "changed" / "models").glob("*/model.json")
+    }
     new = {name: model for name, model in models.items() if name not in before}
     assert len(models) == 3 and len(new) == 1
     assert [(model["status"], model["reused"]) for model in new.values()] == [("ok", False)]
@@ -67,7 +81,9 @@ def test_another_run_with_other_packs_gives_the_same_numbers_bit_for_bit(nextflo
         folder = tmp_path / f"packs-of-{packs}"
         folder.mkdir()
         write_sweep(folder, demo_cohort, {"strategy": "frozen"})
-        assert nextflow(folder, "--params-file", "sweep.json", "--trials_per_task", packs, pipeline=pipeline).status == 0
+        assert (
+            nextflow(folder, "--params-file", "sweep.json", "--trials_per_task", packs, pipeline=pipeline).status == 0
+        )
         files = sorted((folder / "results" / "scores").glob("*/*"))
         predictions.append({f"{path.parent.name}/{path.name}": path.read_bytes() for path in files})
     assert len(predictions[0]) == 3 * 4 and predictions[0] == predictions[1]

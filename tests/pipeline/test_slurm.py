@@ -2,15 +2,22 @@
 
 import json
 import re
+from pathlib import Path
 
-from conftest import ROOT
+ROOT = Path(__file__).parents[2]
 
 
-def test_the_literal_command_runs_on_slurm_where_only_trainings_ask_for_a_gpu(nextflow, slurm_cluster, pipeline, demo_cohort):
+def test_the_literal_command_runs_on_slurm_where_only_trainings_ask_for_a_gpu(
+    nextflow, slurm_cluster, pipeline, demo_cohort
+):
     sweep = json.loads((ROOT / "assets" / "sweeps" / "test.json").read_text())
-    (pipeline / "sweep.json").write_text(json.dumps(sweep | {"input": str(demo_cohort / "cohorts.csv"), "outdir": "results"}))
+    (pipeline / "sweep.json").write_text(
+        json.dumps(sweep | {"input": str(demo_cohort / "cohorts.csv"), "outdir": "results"})
+    )
 
-    run = nextflow(pipeline, "-profile", "slurm,gpu", "--params-file", "sweep.json", pipeline=".", environment=slurm_cluster)
+    run = nextflow(
+        pipeline, "-profile", "slurm,gpu", "--params-file", "sweep.json", pipeline=".", environment=slurm_cluster
+    )
 
     assert run.status == 0, run.text
     assert run.json("results/ranking/ranking.json")["answer"] in run.text
@@ -22,7 +29,9 @@ def test_the_literal_command_runs_on_slurm_where_only_trainings_ask_for_a_gpu(ne
         jobs.setdefault(name, set()).add(("#SBATCH" in text, "#SBATCH --gres=gpu:1" in text, "no GPU answers" in said))
     training = {"PRETRAIN_1", "FINETUNE"}
     assert jobs.pop("COHORT") == {(False, False, False)}
-    assert {name: kinds for name, kinds in jobs.items() if name in training} == {name: {(True, True, True)} for name in training}
+    assert {name: kinds for name, kinds in jobs.items() if name in training} == {
+        name: {(True, True, True)} for name in training
+    }
     assert {name: kinds for name, kinds in jobs.items() if name not in training} == {
         name: {(True, False, False)} for name in ("PREPROCESS", "SUGGEST", "EVALUATE", "RANK")
     }

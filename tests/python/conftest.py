@@ -12,12 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture
 def document() -> dict:
     """A sweep as a user would write it: pretrain on age, fine-tune on diagnosis, eight trials of four candidates."""
+    slices = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial"}}
     return {
         "input": "cohorts.csv",
         "architecture": {"class_path": "ResNet", "init_args": {"depth": 18, "dims": 2}},
         "stages": [
-            {"name": "pretrain", "targets": "age", "epochs": 3, "data": {"labelled": {"cohort": "lifespan"}}},
-            {"name": "finetune", "targets": "diagnosis", "epochs": 4, "data": {"labelled": {"cohort": "clinic"}}},
+            {"name": "pretrain", "targets": "age", "epochs": 3, "data": {"labelled": {"cohort": "lifespan"}, "module": slices}},
+            {"name": "finetune", "targets": "diagnosis", "epochs": 4, "data": {"labelled": {"cohort": "clinic"}, "module": slices}},
         ],
         "split": {"validation": 0.2, "test": 0.4, "stratify": ["diagnosis"]},
         "search": {

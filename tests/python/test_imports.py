@@ -16,7 +16,8 @@ def test_every_process_has_its_command_and_what_it_imports_at_start_is_listed():
     listed = all_imports()
     for process in ("COHORT", "SUGGEST", "RANK"):
         code = f"import runpy, sys; sys.argv=['x', '--help']; runpy.run_path({str(ROOT / 'bin' / COMMANDS[process])!r})"
-        shown = "import sys; print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.startswith('tlimb') and m.__file__))"
+        files = "m.__file__ for n, m in sys.modules.items() if n.startswith('tlimb') and m.__file__"
+        shown = f"import sys; print('\\n'.join({files}))"
         done = subprocess.run([sys.executable, "-c", f"{code}\n{shown}"], capture_output=True, text=True, check=True)
         loaded = {f"python/tlimb/{line.split('/tlimb/')[-1]}" for line in done.stdout.splitlines()}
         assert loaded and loaded <= set(listed[process])

@@ -36,9 +36,9 @@ def run_and_list_imports(command: str, *arguments) -> set[str]:
 def files(document, table, tmp_path):
     """A folder with a samplesheet of scans that are whole, and the sweep over them."""
     affine = np.array([[24, 0, 0, -96], [0, 24, 0, -112], [0, 0, 24, -90], [0, 0, 0, 1]])
-    image = nibabel.Nifti1Image(np.random.default_rng(0).integers(1, 9, (8, 8, 8)).astype(np.int16), affine)
-    for name in table["subject"]:
-        nibabel.save(image, tmp_path / f"{name}.nii")
+    for number, name in enumerate(table["subject"]):
+        values = np.random.default_rng(number).integers(1, 9, (8, 8, 8)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / f"{name}.nii")
     sheet = table[["cohort", "subject", "age", "diagnosis"]].assign(image=table["subject"] + ".nii")
     sheet.to_csv(tmp_path / "cohorts.csv", index=False)
     (tmp_path / "settings.json").write_text(json.dumps(document))

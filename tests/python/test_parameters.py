@@ -19,4 +19,6 @@ def test_what_may_stand_beside_a_sweeps_keys_in_its_file_is_what_the_pipeline_ta
 def test_every_parameter_has_a_type_and_a_help_text():
     for group in GROUPS.values():
         for name, entry in group["properties"].items():
-            assert entry["type"] in {"string", "integer", "number", "boolean", "object", "array"} and entry["description"].endswith("."), name
+            assert entry["type"] in {"string", "integer", "number", "boolean", "object", "array"} and entry[
+                "description"
+            ].endswith("."), name

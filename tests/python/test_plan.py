@@ -16,9 +16,6 @@ def sweep(document, table, tmp_path):
         nibabel.save(image, tmp_path / f"{name}.nii")
     sheet = table[["cohort", "subject", "age", "diagnosis"]].assign(image=table["subject"] + ".nii")
     sheet.to_csv(tmp_path / "cohorts.csv", index=False)
-    slices = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial"}}
-    for stage in document["stages"]:
-        stage["data"]["module"] = slices
     document["split"]["seed"] = 1
     path = tmp_path / "sweep.json"
     path.write_text(json.dumps(document))

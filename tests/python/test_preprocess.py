@@ -187,6 +187,15 @@ def test_a_tilted_head_far_from_the_centre_is_still_found(tmp_path, template):
     assert np.median(distance(register(read_volume(path)[0], template, "affine").world, world, template.brain)) < 0.6
 
 
+@pytest.mark.parametrize(("kind", "size"), [("affine", 0.9), ("affine", 0.82), ("similarity", 0.86)])
+def test_a_small_head_is_not_stretched_until_its_scalp_lies_on_the_brain(template, kind, size):
+    rng = np.random.default_rng(17)
+    world = pose(rng, scale=0) @ np.diag([size, size, size, 1])
+    image = scanned(world, rng)
+    scan = Volume(image.get_fdata(dtype=np.float32), image.affine)
+    assert np.median(distance(register(scan, template, kind).world, world, template.brain)) < 0.6
+
+
 def test_registration_from_a_pose_out_of_reach_is_flagged(tmp_path, template):
     world = np.diag([-1.0, -1, 1, 1])
     world[:3, :3] = world[:3, :3] @ [[1, 0, 0], [0, 0, -1], [0, 1, 0]]

@@ -104,8 +104,8 @@ def test_pretrainings_are_named_by_stage_and_difference():
 
 
 def test_candidates_stand_in_the_order_of_their_mean_on_validation(ranking):
-    means = [row["validation_mean"] for row in ranking.candidates]
-    assert means == sorted(means, reverse=True)
+    places = [(row["failed"] > 0, -row["validation_mean"]) for row in ranking.candidates]
+    assert places == sorted(places) and any(failed for failed, _ in places)
     assert [row["rank"] for row in ranking.candidates] == list(range(1, 9))
     for row in ranking.candidates:
         finished = [trial["validation"] for trial in row["trials"] if trial["status"] == "ok"]
@@ -217,19 +217,20 @@ def test_ties_go_to_fewer_parameters_then_to_the_lower_id(copy, ranking):
         if scores["status"] == "ok":
             scores["targets"]["diagnosis"]["metrics"]["balanced_accuracy"]["value"] = 0.7
             rewrite_json(path, targets=scores["targets"])
-    small = ranking.candidates[-1]
+    small = [row for row in ranking.candidates if not row["failed"]][-1]
     for one in small["trials"]:
         rewrite_json(copy["models"] / one["id"] / "model.json", parameters={"total": 10, "trainable": 10})
+    finished = [row["candidate"] for row in ranking.candidates if not row["failed"] and row is not small]
     order = [row["candidate"] for row in rank(read_results(**copy)).candidates]
-    assert order[0] == small["candidate"] and order[1:] == sorted(order[1:])
+    assert order[: len(finished) + 1] == [small["candidate"], *sorted(finished)]
 
 
 def test_a_metric_to_be_minimised_ranks_the_smallest_first(copy):
     sweep = read_json(copy["sweep"])
     rewrite_json(copy["sweep"], search=sweep["search"] | {"metric": "log_loss"})
     ranking = rank(read_results(**copy))
-    means = [row["validation_mean"] for row in ranking.candidates]
-    assert ranking.direction == "min" and means == sorted(means)
+    places = [(row["failed"] > 0, row["validation_mean"]) for row in ranking.candidates]
+    assert ranking.direction == "min" and places == sorted(places)
 
 
 def test_a_metric_of_another_kind_of_target_is_refused(copy):

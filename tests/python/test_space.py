@@ -20,7 +20,7 @@ def test_the_documented_example_is_36_trials_of_12_candidates(document):
     document["search"] = {
         "seeds": [0, 1, 2],
         "space": {
-            "architecture": [{"class_path": "ResNet", "init_args": {"dims": 2}}, {"class_path": "SFCN"}],
+            "architecture": [{"class_path": "ResNet", "init_args": {"depth": depth, "dims": 2}} for depth in (10, 18)],
             "stages.*.optimizer.init_args.lr": [1e-4, 1e-3, 1e-2],
             "stages.finetune.objective.auxiliary": [[], [{"class_path": "L2SP", "init_args": {"alpha": 0.01}}]],
         },
@@ -60,7 +60,7 @@ def test_values_that_belong_together_are_one_variant_of_the_whole_trial(document
     document["search"]["space"] = {
         "*": [
             {"architecture": {"class_path": "ResNet", "init_args": {"dims": 2}}, "stages.*.data.module": slices},
-            {"architecture": {"class_path": "SFCN"}},
+            {"architecture": {"class_path": "SFCN"}, "stages.*.data.module": {"class_path": "BaseDataModule"}},
         ],
         "stages.finetune.strategy": ["scratch", "full"],
     }
@@ -103,8 +103,27 @@ def test_keeping_weights_near_an_encoder_that_is_not_there_is_refused(document):
 
 
 def test_nothing_to_freeze_in_the_first_stage(document):
-    document["stages"][0]["strategy"] = "frozen"
-    assert "stages[0].strategy" in problems_of(document)
+    document["search"]["space"] = {"stages.pretrain.strategy": ["full", "frozen"]}
+    assert "stages[0].strategy: the first stage has no pretrained encoder to freeze" in problems_of(document)
+
+
+@pytest.mark.parametrize("path, variants", [
+    ("stages.finetune.targets", [["diagnosis"], ["age"]]),
+    ("stages.finetune.data.labelled.cohort", [["clinic"], ["lifespan"]]),
+    ("split.seed", [0, 1]),
+])
+def test_candidates_that_would_be_measured_on_other_people_or_targets_are_refused(document, path, variants):
+    document["search"]["space"] = {path: variants}
+    assert "candidates would not be measured on the same people and target" in problems_of(document)
+    document["search"]["space"] = {"split.n": [5, 10]}
+    assert len(grid(read_sweep(document))) == 4
+
+
+def test_a_network_for_volumes_is_refused_on_slices_and_the_other_way_round(document):
+    document["search"]["space"] = {"architecture": [{"class_path": "SFCN"}]}
+    assert "SFCN takes volumes, and this module gives slices" in problems_of(document)
+    document["search"]["space"] = {"stages.*.data.module": [{"class_path": "BaseDataModule"}]}
+    assert "ResNet takes slices, and this module gives volumes" in problems_of(document)
 
 
 def test_seeds_make_trials_of_one_candidate(document):

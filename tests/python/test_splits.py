@@ -50,6 +50,15 @@ def test_fewer_training_persons_are_a_subset_and_others_stay(seed, small, more):
     assert abs(counts.get("c0", 0) - counts.get("c1", 0)) <= 1
 
 
+def test_who_stands_alone_in_a_stratum_has_every_role_under_some_seed_and_no_stratum_is_favoured():
+    people = pd.DataFrame({"dx": [f"s{i:02d}" for i in range(40)]}, index=[f"p{i:02d}" for i in range(40)])
+    drawn = [holdout(people, split_of(seed=seed, n=8), KINDS) for seed in range(200)]
+    for role, expected in (("test", 8), ("validation", 8), ("train", 8)):
+        places = [people.index.get_loc(person) for roles in drawn for person in roles.index[roles == role]]
+        assert len(places) == 200 * expected
+        assert abs(sum(places) / len(places) - 19.5) < 1.0
+
+
 def test_the_seed_moves_people_and_nothing_else_does():
     people = people_of(60)
     assert holdout(people, split_of(), KINDS).equals(holdout(people.sample(frac=1, random_state=1), split_of(), KINDS))

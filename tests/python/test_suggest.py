@@ -13,7 +13,7 @@ from tlimb.search.suggest import Recipes, all_fine, suggest
 
 @pytest.fixture
 def recipes(table):
-    index = pd.DataFrame({"scan_id": table["scan_id"], "status": "ok", "digest": "0" * 16, "chunk": [s[0] for s in table["cohort"]]})
+    index = pd.DataFrame({"scan_id": table["scan_id"], "status": "ok", "digest": [f"{i:016x}" for i in range(len(table))], "chunk": [s[0] for s in table["cohort"]]})
     return Recipes({"default": "5f0c3d9ab812"}, {"default": index})
 
 
@@ -182,6 +182,39 @@ def test_an_unknown_metric_is_told_with_the_nearest(document, table, labels):
     text = problems_of(document, table, labels)
     assert "search.metric" in text and "did you mean 'balanced_accuracy'?" in text
     assert "stages.pretrain.monitor" in text
+
+
+def test_a_monitor_that_only_a_variant_names_is_checked_too(document, table, labels):
+    document["search"]["space"]["stages.finetune.monitor"] = ["validation_loss", "validation_nonsense"]
+    assert "no monitored value is called 'validation_nonsense'" in problems_of(document, table, labels)
+
+
+def test_an_unknown_label_to_stratify_by_is_told_wherever_it_stands(document, table, labels):
+    document["search"]["space"]["stages.pretrain.split"] = [{"stratify": ["agee"], "validation": 0.1, "test": 0.1}]
+    assert "no label column is called 'agee' (did you mean 'age'?)" in problems_of(document, table, labels)
+    document["search"]["space"] = {"split.stratify": [["diagnosiss"]]}
+    assert "did you mean 'diagnosis'?" in problems_of(document, table, labels)
+
+
+def test_one_image_under_two_names_is_no_two_persons(document, table, labels, recipes):
+    recipes.index["default"].loc[3, "digest"] = recipes.index["default"].loc[30, "digest"]
+    with pytest.raises(InputError, match="the same image stands for clinic/clinic-003 and lifespan/lifespan-006"):
+        propose(document, table, labels, recipes)
+
+
+def test_an_external_cohort_named_twice_or_without_labels_is_refused(document, table, labels):
+    document["evaluate"] = {"external": [{"cohort": "lifespan"}, {"cohort": "lifespan"}]}
+    document["stages"] = document["stages"][1:]
+    document["stages"][0]["data"]["labelled"]["missing"] = "drop"
+    document["search"]["space"] = {}
+    text = problems_of(document, table, labels)
+    assert "cohort lifespan is named twice" in text and "cohort lifespan has no scan with diagnosis" in text
+
+
+def test_packs_hold_one_split_so_that_no_trial_depends_on_its_neighbours(document, table, labels, recipes):
+    document["search"]["space"]["split.n"] = [4, 6]
+    trials = propose(document, table, labels, recipes).trials
+    assert all(len({trial["split"] for trial in group}) == 1 for group in packs(trials, 8))
 
 
 def test_packs_keep_those_that_wait_for_nothing_apart(document, table, labels, recipes):

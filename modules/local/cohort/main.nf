@@ -18,7 +18,8 @@ process COHORT {
     script:
     def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
     """
-    tlimb_cohort.py --settings ${settings} --samplesheet ${samplesheet} --chunk-size ${chunk_size} ${trust} ${task.ext.args ?: ''} --out cohort
+    tlimb_cohort.py --settings ${settings} --samplesheet ${samplesheet} \\
+        --chunk-size ${chunk_size} ${trust} ${task.ext.args ?: ''} --out cohort
     mv cohort/chunks chunks
     """
 
@@ -27,9 +28,16 @@ process COHORT {
     mkdir cohort chunks
     touch cohort/cohort.parquet
     echo '{"scans": 1, "persons": 1, "cohorts": {}, "labels": {}, "warnings": []}' > cohort/cohort.json
-    python3 -c 'import json; print(json.dumps({"recipes": {"default": {}}, **json.load(open("${settings}"))}))' > cohort/sweep.json
+    python3 - <<'END' > cohort/sweep.json
+    import json
+    defaults = {"recipes": {"default": {}}, "evaluate": {"bootstrap": 1000, "confidence": 0.95, "seed": 0}}
+    settings = json.load(open("${settings}"))
+    settings["evaluate"] = defaults["evaluate"] | settings.get("evaluate", {})
+    print(json.dumps(defaults | settings))
+    END
     for chunk in a b; do
-        printf '{"chunk": "%s", "scans": [{"scan_id": "stub/%s/1/T1w", "image": "%s", "mask": null}]}\\n' \$chunk \$chunk "\$(realpath ${samplesheet})" > chunks/chunk-\$chunk.json
+        printf '{"chunk": "%s", "scans": [{"scan_id": "stub/%s/1/T1w", "image": "%s", "mask": null}]}\\n' \
+            \$chunk \$chunk "\$(realpath ${samplesheet})" > chunks/chunk-\$chunk.json
     done
     """
 }

@@ -5,7 +5,7 @@ process EVALUATE {
 
     input:
     tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(models, stageAs: 'models/*')
-    val settings // [bootstrap, confidence, seed]
+    val intervals // [bootstrap, confidence, seed]
     val trusted
     val code
 
@@ -16,8 +16,8 @@ process EVALUATE {
     script:
     def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
     """
-    tlimb_evaluate.py --job job --store store --models models --threads ${task.cpus} --bootstrap ${settings.bootstrap} \\
-        --confidence ${settings.confidence} --seed ${settings.seed} ${trust} ${task.ext.args ?: ''} --out scores
+    tlimb_evaluate.py --job job --store store --models models --threads ${task.cpus} --bootstrap ${intervals.bootstrap} \\
+        --confidence ${intervals.confidence} --seed ${intervals.seed} ${trust} ${task.ext.args ?: ''} --out scores
     for trial in ${meta.trials.join(' ')}; do
         mkdir -p validation/\$trial
         cp scores/\$trial/*-validation.* validation/\$trial/
@@ -30,7 +30,8 @@ process EVALUATE {
         mkdir -p scores/\$trial validation/\$trial
         for set in validation test; do
             touch scores/\$trial/predictions-\$set.parquet
-            echo "{\\"id\\": \\"\$trial\\", \\"set\\": \\"\$set\\", \\"status\\": \\"ok\\", \\"reason\\": \\"\\", \\"targets\\": {}}" > scores/\$trial/scores-\$set.json
+            printf '{"id": "%s", "set": "%s", "status": "ok", "reason": "", "targets": {}}\\n' \$trial \$set \\
+                > scores/\$trial/scores-\$set.json
         done
         cp scores/\$trial/*-validation.* validation/\$trial/
     done

@@ -17,7 +17,8 @@ process FINETUNE {
     def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
     """
     export TLIMB_ACCELERATOR=${task.accelerator ? 'gpu' : ''}
-    tlimb_finetune.py --job job --store store ${pretrained} --threads ${task.cpus} --state-dir "${state_dir}" --code ${code} ${trust} ${task.ext.args ?: ''} --out models
+    tlimb_finetune.py --job job --store store ${pretrained} --threads ${task.cpus} \\
+        --state-dir "${state_dir}" --code ${code} ${trust} ${task.ext.args ?: ''} --out models
     """
 
     stub:
@@ -26,7 +27,7 @@ process FINETUNE {
         mkdir -p models/\$trial
         touch models/\$trial/model.safetensors
         echo 'epoch,train_loss,validation_loss,lr,seconds' > models/\$trial/history.csv
-        echo "{\\"id\\": \\"\$trial\\", \\"status\\": \\"ok\\", \\"reason\\": \\"\\"}" > models/\$trial/model.json
+        printf '{"id": "%s", "status": "ok", "reason": ""}\\n' \$trial > models/\$trial/model.json
     done
     """
 }

@@ -4,7 +4,11 @@ process PREPROCESS {
     label 'process_cpu'
 
     input:
-    tuple val(meta), path(chunk), path(recipe, stageAs: 'recipe.json'), path(images, stageAs: 'images/?/*'), path(masks, stageAs: 'masks/?/*')
+    tuple val(meta),
+        path(chunk),
+        path(recipe, stageAs: 'recipe.json'),
+        path(images, stageAs: 'images/?/*'),
+        path(masks, stageAs: 'masks/?/*')
     val code
 
     output:
@@ -13,7 +17,8 @@ process PREPROCESS {
     script:
     def own_masks = masks ? '--masks masks' : ''
     """
-    tlimb_preprocess.py --chunk ${chunk} --recipe recipe.json --images images ${own_masks} --threads ${task.cpus} ${task.ext.args ?: ''} --out "store/${meta.recipe}"
+    tlimb_preprocess.py --chunk ${chunk} --recipe recipe.json --images images ${own_masks} \\
+        --threads ${task.cpus} ${task.ext.args ?: ''} --out "store/${meta.recipe}"
     """
 
     stub:

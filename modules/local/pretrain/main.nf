@@ -17,7 +17,8 @@ process PRETRAIN {
     def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
     """
     export TLIMB_ACCELERATOR=${task.accelerator ? 'gpu' : ''}
-    tlimb_pretrain.py --job job --store store ${from} --threads ${task.cpus} --state-dir "${state_dir}" --code ${code} ${trust} ${task.ext.args ?: ''} --out encoders
+    tlimb_pretrain.py --job job --store store ${from} --threads ${task.cpus} \\
+        --state-dir "${state_dir}" --code ${code} ${trust} ${task.ext.args ?: ''} --out encoders
     """
 
     stub:

@@ -9,7 +9,7 @@ from tlimb.errors import InputError, Problem, nearest
 from tlimb.files import digest, read_json
 from tlimb.preprocess.template import template_digest
 
-VERSION = 1  # raise it whenever the same scan and recipe give other numbers
+VERSION = 2  # raise it whenever the same scan and recipe give other numbers
 KEYS = ("spacing", "shape", "registration", "bias_field", "mask", "intensity")
 
 

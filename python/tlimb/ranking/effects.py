@@ -1,6 +1,7 @@
 """What each hyperparameter did to the validation score: simple marginal means over candidates."""
 
 import statistics
+from itertools import pairwise
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def _grouped(pairs: list[tuple]) -> list[dict]:
     if numeric and len(set(values)) > MOST_VALUES:
         edges = np.quantile(values, [0.25, 0.5, 0.75])
         bounds = [min(values), *edges, max(values)]
-        texts = [f"{value_text(float(a))} to {value_text(float(b))}" for a, b in zip(bounds, bounds[1:], strict=False)]
+        texts = [f"{value_text(float(a))} to {value_text(float(b))}" for a, b in pairwise(bounds)]
         keyed = [(int(np.searchsorted(edges, value)), score) for value, score in pairs]
     else:
         ordered = sorted(set(values)) if numeric else sorted({value_text(value) for value in values})

@@ -170,7 +170,7 @@ def _ordered(candidates: list[dict], direction: str) -> list[dict]:
     def key(row):
         mean = row["validation_mean"]
         size = row["parameters"] if row["parameters"] is not None else float("inf")
-        return (mean is None, 0 if mean is None else sign * round(mean, 12), size, row["candidate"])
+        return (mean is None, row["failed"] > 0, 0 if mean is None else sign * round(mean, 12), size, row["candidate"])
 
     ordered = sorted(candidates, key=key)
     for place, row in enumerate(ordered, start=1):

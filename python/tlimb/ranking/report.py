@@ -40,6 +40,7 @@ def render(results: Results, ranking: Ranking, *, template: str, command: str) -
         "facts": _facts(ranking),
         "dots": _dots(results, ranking),
         "comparisons": _comparisons(ranking),
+        "classes": _classes(results, ranking),
         "every_metric": _every_metric(results, ranking, measure),
         "external": _external(results, ranking, measure),
         "model_curves": _model_curves(results, ranking),
@@ -118,9 +119,16 @@ def _dots(results: Results, ranking: Ranking) -> dict | None:
 
 
 def _chance(results: Results, ranking: Ranking) -> float | None:
-    classes = len(results.cohort["labels"][ranking.target]["classes"])
+    classes = len(_classes(results, ranking))
     known = {"balanced_accuracy": 1 / classes if classes else None, "auroc": 0.5, "mcc": 0.0, "r": 0.0, "r2": 0.0}
     return known.get(ranking.metric)
+
+
+def _classes(results: Results, ranking: Ranking) -> list[str]:
+    """The classes that the trials tell apart, which may be fewer than the samplesheet has; none in a regression."""
+    scored = (results.scores(trial["id"], "validation") for trial in results.trials)
+    targets = [scores["targets"][ranking.target] for scores in scored if scores and scores.get("status") == "ok"]
+    return targets[0]["classes"] if targets else []
 
 
 def _comparisons(ranking: Ranking) -> dict | None:

@@ -1,6 +1,7 @@
 """One training carried through to its folder: new, taken from what is kept, or failed with its reason."""
 
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from tlimb.errors import InputError
 from tlimb.files import digest, read_json, write_csv, write_json
+from tlimb.registry import source_digest
 from tlimb.scenarios.device import device_name
 from tlimb.scenarios.progress import Progress, TrainingFailed
 from tlimb.scenarios.sequential import Training
@@ -43,7 +45,7 @@ def keep_for(identity: str, rows: pd.DataFrame, stage: dict, store: Store, init:
         "budget": stage["epochs"],
         "store": store.fingerprint,
         "init": init,
-        "code": settings.code,
+        "code": [settings.code, *map(source_digest, settings.trusted)],
         "table": digest(table.sort_values(["role", "scan_id"]).to_csv(index=False)),
         "torch": [torch.__version__, device_name(settings.device), torch.get_num_threads()],
     }
@@ -53,8 +55,8 @@ def keep_for(identity: str, rows: pd.DataFrame, stage: dict, store: Store, init:
 def carry_through(folder, name: str, about: dict, kept: Kept, train: Callable[[], dict]) -> None:
     """Leave a training's result in `folder`, with the file `name` (encoder.json or model.json) written last.
 
-    train: trains, writes every other file, and returns what it adds to `about`. Whatever it raises makes the result a
-    failed one, so that the trainings after it go on.
+    train: trains, writes every other file, and returns what it adds to `about`. What it raises makes the result a
+    failed one, so that the trainings after it go on; faults of the machine (OSError, MemoryError) are raised.
     """
     folder, started = Path(folder), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,9 +67,13 @@ def carry_through(folder, name: str, about: dict, kept: Kept, train: Callable[[]
     about = about | {"reused": False}
     try:
         found = train()
+    except (OSError, MemoryError):
+        raise  # the machine's fault, not the trial's: the task fails and can be run again
     except Exception as error:
         reason = reason_of(error)
         print(f"{about['id']} failed: {reason}")
+        if not isinstance(error, (InputError, TrainingFailed)):
+            traceback.print_exc()
         write_json(folder / name, about | {"status": "failed", "reason": reason, "seconds": time.monotonic() - started})
         return
     print(f"{about['id']}: best epoch {found['best_epoch']} of {found['epochs_run']}")

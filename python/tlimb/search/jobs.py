@@ -28,11 +28,12 @@ def write_round(folder, proposal: Proposal, table: pd.DataFrame, labels: dict, t
 
 
 def packs(trials: list[dict], size: int) -> list[list[dict]]:
-    """Trials in groups of at most `size` that share recipe and targets; those from scratch, which wait for nothing, apart."""
+    """Trials in groups of at most `size` that share recipe, split and seed, so that no trial's labels and classes depend
+    on its neighbours; those from scratch, which wait for nothing, apart."""
     groups: dict[tuple, list[dict]] = {}
     for trial in trials:
         stage = trial["spec"]["stages"][-1]
-        key = (stage["data"]["recipe"], tuple(stage["targets"]), trial["init"] == "", trial["spec"]["seed"])
+        key = (stage["data"]["recipe"], trial["split"], tuple(stage["targets"]), trial["init"] == "", trial["spec"]["seed"])
         groups.setdefault(key, []).append(trial)
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 

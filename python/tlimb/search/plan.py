@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from tlimb.cohort import read_cohort
-from tlimb.config import Sweep, read_sweep
+from tlimb.config import Sweep
 from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json, read_json
-from tlimb.search.suggest import Proposal, all_fine, suggest
+from tlimb.search.check import check_inputs
+from tlimb.search.suggest import Proposal
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Plan:
 
 def plan_of(path: Path, trusted=()) -> Plan:
     """The plan of the sweep at `path`; raises InputError with everything that would stop the run."""
-    sweep = read_sweep(read_json(path), str(path))
-    cohort = read_cohort(samplesheet_of(sweep, path), sweep.labels)
-    proposal = suggest(sweep, cohort.table, cohort.summary["labels"], all_fine(cohort.table, sweep.recipes), trusted=trusted)
+    document = read_json(path)
+    inputs = check_inputs(document, _samplesheet(document, path), trusted)
+    sweep, cohort, proposal = inputs.sweep, inputs.cohort, inputs.proposal
     from tlimb.preprocess.template import grid_shape
 
     shapes = {name: grid_shape(recipe) for name, recipe in sweep.recipes.items()}
@@ -58,12 +58,15 @@ def _model_bytes(proposal: Proposal, shapes: dict, trusted) -> int:
     return total
 
 
-def samplesheet_of(sweep: Sweep, path: Path) -> Path:
+def _samplesheet(document, path: Path) -> Path:
     """The samplesheet a sweep names: relative to the working directory, else to the sweep's own folder."""
-    for place in (Path(sweep.input), path.parent / sweep.input):
-        if place.is_file():
-            return place
-    raise InputError([Problem(f"{path}: input", f"no samplesheet at {sweep.input}, looked in {Path.cwd()} and {path.parent.resolve()}")])
+    name = str(document.get("input", "")) if isinstance(document, dict) else ""
+    places = [Path(name), path.parent / name]
+    found = [place for place in places if name and place.is_file()]
+    if not found:
+        message = f"no samplesheet at '{name}', looked in {Path.cwd()} and {path.parent.resolve()}"
+        raise InputError([Problem(f"{path}: input", message)])
+    return found[0]
 
 
 def describe(plan: Plan) -> str:

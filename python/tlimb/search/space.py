@@ -6,7 +6,7 @@ import itertools
 from tlimb import registry
 from tlimb.config import Split, Sweep, TrialBase, parse
 from tlimb.errors import InputError, Problem, nearest
-from tlimb.files import digest
+from tlimb.files import canonical_json, digest
 
 SPACE_ROOTS = ("architecture", "stages", "split")
 EARLIER_SPLIT = Split(validation=0.1, test=0.1)
@@ -30,10 +30,11 @@ def grid(sweep: Sweep, trusted=()) -> list[dict]:
         for key, variant in zip(sweep.search.space, point):
             trial, _ = assign(trial, key, variant)
         checked = parse(TrialBase, trial)
-        problems += _combination_problems(checked, point)
+        problems += _combination_problems(checked)
         for seed in sweep.search.seeds:
             spec = resolve(checked, seed)
             specs.setdefault(digest(spec), spec)
+    problems += _comparison_problems(specs.values())
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return list(specs.values())
@@ -137,8 +138,6 @@ def _base_problems(sweep: Sweep, trusted) -> list[Problem]:
         if stage.data.recipe not in sweep.recipes:
             where = f"stages[{i}].data.recipe"
             problems.append(Problem(where, f"unknown recipe '{stage.data.recipe}'", nearest(stage.data.recipe, sweep.recipes)))
-    if sweep.stages[0].strategy == "frozen":
-        problems.append(Problem("stages[0].strategy", "the first stage has no pretrained encoder to freeze"))
     if sweep.stages[-1].split is not None:
         problems.append(Problem(f"stages[{len(sweep.stages) - 1}].split", "the last stage is divided by the sweep's own 'split'"))
     return problems
@@ -190,10 +189,13 @@ def _class_problems(trial: dict, where: str, trusted) -> list[Problem]:
     ]
 
 
-def _combination_problems(trial: TrialBase, point: tuple) -> list[Problem]:
+def _combination_problems(trial: TrialBase) -> list[Problem]:
     """Combinations that no single variant shows to be impossible."""
     problems = []
+    if trial.stages[0].strategy == "frozen":
+        problems.append(Problem("stages[0].strategy", "the first stage has no pretrained encoder to freeze"))
     for i, stage in enumerate(trial.stages):
+        problems += _axes_problems(trial.architecture, stage, i)
         starts_fresh = i == 0 or stage.strategy == "scratch"
         for term in stage.objective.auxiliary:
             if starts_fresh and registry.locate("objective", term.class_path) in NEEDS_PRETRAINED:
@@ -211,4 +213,31 @@ def _combination_problems(trial: TrialBase, point: tuple) -> list[Problem]:
         problems.append(Problem("stages[*].data.recipe", message, "set 'stages.*.data.recipe' in the space"))
     if trial.split.validation + trial.split.test >= 1:
         problems.append(Problem("split", "validation and test together leave nobody to train on; expected a sum below 1"))
+    return problems
+
+
+def _axes_problems(architecture, stage, i: int) -> list[Problem]:
+    """A network for slices on volumes, or one for volumes on slices; of tlimb's own classes this is known beforehand."""
+    dims = {"ResNet": architecture.init_args.get("dims", 3), "SFCN": 3}.get(architecture.class_path)
+    sliced = {"CropCenterDataModule": stage.data.module.init_args.get("slices"), "BaseDataModule": None}
+    if dims is None or stage.data.module.class_path not in sliced:
+        return []
+    given = 2 if sliced[stage.data.module.class_path] else 3
+    if given == dims:
+        return []
+    network = f"{architecture.class_path} takes {'slices' if dims == 2 else 'volumes'}"
+    hint = "give both together, as variants of the key '*'; `slices` of CropCenterDataModule and `dims` of ResNet decide"
+    return [Problem(f"stages[{i}].data.module", f"{network}, and this module gives {'slices' if given == 2 else 'volumes'}", hint)]
+
+
+def _comparison_problems(specs) -> list[Problem]:
+    """Candidates are ranked on the same people by the same target, so these must not vary."""
+    problems = []
+    for where, part in {
+        "stages[-1].targets": lambda spec: spec["stages"][-1]["targets"],
+        "stages[-1].data.labelled": lambda spec: spec["stages"][-1]["data"]["labelled"],
+        "split": lambda spec: {key: value for key, value in spec["split"].items() if key != "n"},
+    }.items():
+        if len({canonical_json(part(spec)) for spec in specs}) > 1:
+            problems.append(Problem(where, "varies in the space; candidates would not be measured on the same people and target"))
     return problems

@@ -37,12 +37,14 @@ def suggest(sweep: Sweep, table: pd.DataFrame, labels: dict, recipes: Recipes, r
     """
     planner = _Planner(sweep, table, labels, recipes)
     planner.check_names()
+    planner.check_contents()
     try:
         specs = grid(sweep, trusted)
     except InputError as error:
         raise InputError(planner.problems + error.problems) from None
     proposal, pretrainings = Proposal(), {}
     for spec in specs:
+        planner.check_monitors(spec)
         target = planner.target_split(spec)
         chain = planner.chain(spec, target) if target is not None else None
         if chain is None:
@@ -96,9 +98,11 @@ class _Planner:
             self._check_stage(f"stages.{stage.name}", stage.targets, stage.data.labelled.cohort)
             for label in stage.split.stratify if stage.split else []:
                 self._check(f"stages.{stage.name}.split.stratify", "label column", label, self.labels)
-            self._check_monitor(f"stages.{stage.name}.monitor", stage)
-        for i, external in enumerate(self.sweep.evaluate.external):
-            self._check(f"evaluate.external[{i}].cohort", "cohort", external.cohort, cohorts)
+        named = [external.cohort for external in self.sweep.evaluate.external]
+        for i, name in enumerate(named):
+            self._check(f"evaluate.external[{i}].cohort", "cohort", name, cohorts)
+            if name in named[:i]:
+                self.problems.append(Problem(f"evaluate.external[{i}].cohort", f"cohort {name} is named twice"))
         for label in self.sweep.labels:
             self._check(f"labels.{label}", "label column", label, self.labels)
         for label in self.sweep.split.stratify:
@@ -107,18 +111,31 @@ class _Planner:
         if self.sweep.search.metric and target in self.labels:
             self._check("search.metric", "metric", self.sweep.search.metric, METRICS[self.labels[target]["kind"]])
 
+    def check_contents(self) -> None:
+        """That no image stands for two persons under two file names."""
+        for name, index in self.recipes.index.items():
+            known = index[index["digest"] != ""].merge(self.table[["scan_id", "person"]], on="scan_id")
+            for _, same in known.groupby("digest"):
+                if same["person"].nunique() > 1:
+                    message = f"the same image stands for {' and '.join(sorted(set(same['person'])))}"
+                    self.problems.append(Problem(f"recipe {name}", message, "if it is one person, say so in the column 'person'"))
+
     def _check_stage(self, where: str, targets: list[str], cohorts: list[str]) -> bool:
         known = [self._check(f"{where}.targets", "label column", name, self.labels) for name in targets]
         names = set(self.table["cohort"])
         known += [self._check(f"{where}.data.labelled.cohort", "cohort", name, names) for name in cohorts]
         return all(known)
 
-    def _check_monitor(self, where: str, stage) -> None:
-        kinds = {self.labels[name]["kind"] for name in stage.targets if name in self.labels}
-        metrics = [name for kind in sorted(kinds) for name in METRICS[kind]]
-        prefixes = [""] if len(stage.targets) == 1 else [f"{name}_" for name in stage.targets]
-        valid = ["validation_loss", *(f"validation_{prefix}{name}" for prefix in prefixes for name in metrics)]
-        self._check(where, "monitored value", stage.monitor, valid)
+    def check_monitors(self, spec: dict) -> None:
+        """That every stage of a trial monitors something that it measures."""
+        for stage in spec["stages"]:
+            several = len(stage["targets"]) > 1
+            valid = ["validation_loss"]
+            for name in stage["targets"]:
+                if name in self.labels:
+                    prefix = f"validation_{name}_" if several else "validation_"
+                    valid += [prefix + metric for metric in METRICS[self.labels[name]["kind"]]]
+            self._check(f"stages.{stage['name']}.monitor", "monitored value", stage["monitor"], valid)
 
     def _check(self, where: str, kind: str, name: str, valid) -> bool:
         if name not in valid:
@@ -167,10 +184,11 @@ class _Planner:
         return digest([stage, spec["architecture"], spec["seed"], scans, self.recipes.fingerprint[recipe], parent])
 
     def _divide(self, stage: dict, split: dict, barred: set, external=()) -> _Split | None:
-        scans = self._eligible(stage, barred)
-        if scans is None:
-            return None
         where = f"stages.{stage['name']}"
+        known = [self._check(f"{where}: split.stratify", "label column", name, self.labels) for name in split["stratify"]]
+        scans = self._eligible(stage, barred)
+        if scans is None or not all(known):
+            return None
         people = scans.drop_duplicates("person").set_index("person")
         try:
             people = people.loc[splits.draw(list(people.index), stage["data"]["labelled"]["n"] or len(people), split["seed"])]
@@ -189,8 +207,7 @@ class _Planner:
     def _eligible(self, stage: dict, barred: set) -> pd.DataFrame | None:
         """The scans of a stage's cohorts that are preprocessed, labelled and not barred; None where a name is unknown."""
         where, labelled = f"stages.{stage['name']}", stage["data"]["labelled"]
-        stratify = [*self.sweep.split.stratify, *(stage["split"] or {}).get("stratify", [])]
-        if not self._check_stage(where, stage["targets"], labelled["cohort"]) or not set(stratify) <= set(self.labels):
+        if not self._check_stage(where, stage["targets"], labelled["cohort"]):
             return None
         index = self.recipes.index[stage["data"]["recipe"]]
         index = index.loc[index["status"] == "ok", ["scan_id", "digest", "chunk"]]
@@ -233,6 +250,8 @@ class _Planner:
         if shared:
             message = f"cohort {cohort} shares {len(shared)} persons with the split, such as {shared[0]}"
             self.problems.append(Problem("evaluate.external", message))
+        if scans.empty:
+            self.problems.append(Problem("evaluate.external", f"cohort {cohort} has no scan with {', '.join(stage['targets'])}"))
         for label in stage["targets"]:
             strange = set(scans[label]) - set(rows[label])
             if self.labels[label]["kind"] == "classification" and strange:

@@ -27,8 +27,9 @@ workflow PREPARE {
         .combine(COHORT.out.chunks.flatten().map { path -> settle(workflow.workDir, path) })
         .map { name, recipe, chunk ->
             def content = readJson(chunk)
-            def masks = content.scans.findAll { scan -> scan.mask }.collect { scan -> file(scan.mask, checkIfExists: true) }
-            [[recipe: name, chunk: content.chunk], chunk, recipe, content.scans.collect { scan -> file(scan.image, checkIfExists: true) }, masks]
+            def images = content.scans.collect { scan -> scan.image }
+            def masks = content.scans.collect { scan -> scan.mask }.findAll { mask -> mask }
+            [[recipe: name, chunk: content.chunk], chunk, recipe, existing(images), existing(masks)]
         }
     PREPROCESS(work, codes.PREPROCESS)
 
@@ -54,4 +55,8 @@ workflow PREPARE {
     summary = COHORT.out.summary.map { path -> settle(workflow.workDir, path) }
     shards
     stores
+}
+
+def existing(paths) {
+    return paths.collect { path -> file(path, checkIfExists: true) }
 }

@@ -21,8 +21,8 @@ workflow ROUND {
 
     // [job.json as a map, folder]
     jobs = SUGGEST.out.jobs.flatten().map { folder -> [readJson(folder.resolve('job.json')), folder] }
-    settings = sweep.map { path -> [bootstrap: 1000, confidence: 0.95, seed: 0] + (readJson(path).evaluate ?: [:]).subMap(['bootstrap', 'confidence', 'seed']) }
-    TRANSFER(jobs, shards, known, settings, run, codes)
+    intervals = sweep.map { path -> readJson(path).evaluate.subMap(['bootstrap', 'confidence', 'seed']) }
+    TRANSFER(jobs, shards, known, intervals, run, codes)
 
     emit:
     // a folder round-<number> with trials.jsonl and pretrainings.jsonl

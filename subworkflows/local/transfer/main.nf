@@ -12,16 +12,20 @@ workflow TRANSFER {
     jobs // [job.json as a map, folder]
     shards // recipe -> chunk -> files
     known // encoders of earlier rounds: [id, folder]
-    settings // map for EVALUATE: bootstrap, confidence, seed
+    intervals // map for EVALUATE: bootstrap, confidence, seed
     run // map: trusted, state_dir
     codes // map: process -> digest of its library code
 
     main:
+    // states kept of trainings hold for the code that prepared their scans, too
+    pretraining_code = "${codes.PREPROCESS}-${codes.PRETRAIN}".toString()
+    finetuning_code = "${codes.PREPROCESS}-${codes.FINETUNE}".toString()
+
     // [meta, job folder, files of its shards], by level
     work = jobs
         .combine(shards)
         .map { job, folder, all ->
-            def meta = [id: job.id, level: job.level, parent: job.parent, inits: job.inits, trials: job.trials.collect { trial -> trial.id }]
+            def meta = job.subMap(['id', 'level', 'parent', 'inits']) + [trials: job.trials.collect { trial -> trial.id }]
             [meta, folder, job.shards.collectMany { chunk -> all[job.recipe][chunk] }]
         }
         .branch { meta, _folder, _files ->
@@ -31,13 +35,14 @@ workflow TRANSFER {
             pack: true
         }
 
-    PRETRAIN_1(work.first.map { meta, folder, files -> pretraining(meta, folder, files, []) }, run.state_dir, run.trusted, codes.PRETRAIN)
+    first = work.first.map { meta, folder, files -> pretraining(meta, folder, files, []) }
+    PRETRAIN_1(first, run.state_dir, run.trusted, pretraining_code)
     known_1 = known.mix(PRETRAIN_1.out.encoder.map { meta, folder -> [meta.id, folder] })
 
-    PRETRAIN_2(withParent(work.second, known_1), run.state_dir, run.trusted, codes.PRETRAIN)
+    PRETRAIN_2(withParent(work.second, known_1), run.state_dir, run.trusted, pretraining_code)
     known_2 = known_1.mix(PRETRAIN_2.out.encoder.map { meta, folder -> [meta.id, folder] })
 
-    PRETRAIN_3(withParent(work.third, known_2), run.state_dir, run.trusted, codes.PRETRAIN)
+    PRETRAIN_3(withParent(work.third, known_2), run.state_dir, run.trusted, pretraining_code)
     known_3 = known_2.mix(PRETRAIN_3.out.encoder.map { meta, folder -> [meta.id, folder] })
 
     // [pack id, its encoders]: a pack waits for just those it starts from
@@ -56,15 +61,15 @@ workflow TRANSFER {
             .map { _id, meta, folder, files, encoders -> [task(meta), seen(folder), files, encoders] },
         run.state_dir,
         run.trusted,
-        codes.FINETUNE,
+        finetuning_code,
     )
 
     EVALUATE(
         work.pack
             .map { meta, folder, files -> [meta.id, meta, folder, files] }
             .join(FINETUNE.out.models.map { meta, models -> [meta.id, models] })
-            .map { _id, meta, folder, files, models -> [task(meta), settleFolder(workflow.workDir, meta.id, folder.listFiles().toList()), files, models] },
-        settings,
+            .map { _id, meta, folder, files, models -> [task(meta), whole(folder), files, models] },
+        intervals,
         run.trusted,
         codes.EVALUATE,
     )
@@ -91,6 +96,10 @@ def pretraining(meta, folder, files, parent) {
 // What names a task and decides its outputs.
 def task(meta) {
     return meta.subMap(['id', 'trials'])
+}
+
+def whole(folder) {
+    return settleFolder(workflow.workDir, folder.name, folder.listFiles().toList())
 }
 
 // The part of a job folder that training may see: nothing with the labels of validation and test sets apart.

@@ -1,24 +1,28 @@
 // What the user reads at the end of a run.
 
-// The command as typed, without what only says where to take up an earlier run.
+include { readJson } from './files'
+
+// The command as typed, without what belongs to one run alone: its name, the run that it resumes.
 def plainCommand(line) {
-    return line.replaceAll(/ -resume( [0-9a-f]{8}-[0-9a-f-]+|(?= |$))/, '').replaceAll(/ -(name|ansi-log) \S+/, '') + '\n'
+    return line.replaceAll(/ -resume( [0-9a-f]{8}-[0-9a-f-]+|(?= |$))/, '').replaceAll(/ -name \S+/, '') + '\n'
 }
 
 // The answer and the report's path; after a failure, all that a checking step had to say and what to do next.
 def farewell(workflow, outdir) {
     def ranking = file("${outdir}/ranking/ranking.json")
     if (workflow.success && ranking.exists()) {
-        println("\n${new groovy.json.JsonSlurper().parseText(ranking.getText('UTF-8')).answer}\nReport: ${file(outdir)}/ranking/report.html")
+        println("\n${readJson(ranking).answer}\nReport: ${file(outdir)}/ranking/report.html")
     }
     else if (!workflow.success) {
-        println("\n${longMessage(workflow.errorReport ?: '')}The run stopped early. Put right what is said above and run the same command with -resume: what is finished is not done again.")
+        println("\n${longMessage(workflow.errorReport ?: '')}The run stopped early. Put right what is said above and run the same")
+        println('command with -resume: what is finished is not done again.')
     }
 }
 
 // Nextflow shows the last 50 lines of what a task said; the whole where there was more.
 def longMessage(report) {
-    def folder = report.readLines().dropWhile { line -> line.trim() != 'Work dir:' }.drop(1).take(1).collect { line -> line.trim() }
-    def said = folder.collect { path -> file("${path}/.command.err") }.findAll { path -> path.exists() }.collect { path -> path.text }
-    return said && said.first().readLines().size() > 50 ? "${said.first()}\n" : ''
+    def folder = report.readLines().dropWhile { line -> line.trim() != 'Work dir:' }.drop(1).take(1)
+    def said = folder.collect { path -> file("${path.trim()}/.command.err") }.findAll { path -> path.exists() }
+    def lines = said.collectMany { path -> path.readLines() }
+    return lines.size() > 50 ? "${lines.join('\n')}\n\n" : ''
 }

@@ -64,7 +64,8 @@ def readDocument(path, what) {
         error("${what} ${path} cannot be read: ${problem.message}")
     }
     if (!(document instanceof Map)) {
-        error("${what} ${path} holds ${document instanceof List ? 'a list' : 'a single value'}; expected a JSON object with the keys of a sweep")
+        def found = document instanceof List ? 'a list' : 'a single value'
+        error("${what} ${path} holds ${found}; expected a JSON object with the keys of a sweep")
     }
     return document
 }
@@ -138,13 +139,16 @@ def valueProblem(name, property, value) {
     if (property.pattern && !(text ==~ property.pattern)) {
         return "--${name}: expected ${property.form}, found '${text}'"
     }
-    return property.minimum != null && text.toDouble() < property.minimum ? "--${name}: expected at least ${property.minimum}, found ${text}" : null
+    if (property.minimum != null && text.toDouble() < property.minimum) {
+        return "--${name}: expected at least ${property.minimum}, found ${text}"
+    }
+    return null
 }
 
 // A checked value as the type that the schema names; later releases of Nextflow hand over text.
 def cast(property, value) {
     def text = asText(value)
-    return property.type == 'integer' ? text.toLong() : property.type == 'number' ? text.toDouble() : property.type == 'boolean' ? text == 'true' : text
+    return [integer: { text.toLong() }, number: { text.toDouble() }, boolean: { text == 'true' }, string: { text }][property.type].call()
 }
 
 // The name in `valid` that shares most pairs of letters with `name`.
@@ -158,27 +162,35 @@ def letterPairs(text) {
     return text.toLowerCase().replaceAll(/[^a-z0-9]/, '').toList().collate(2, 1, false).collect { pair -> pair.join('') }.toSet()
 }
 
+// Everything that is wrong with the flags and the pipeline's parameters, in words.
+def settingsProblems(all, schema, line) {
+    def valid = schema.values().collectMany { group -> group.properties.keySet() }
+    def unknown = flagNames(line).collect { name -> name.tokenize('.').head() }.unique().findAll { name -> !(name in valid) }
+    def given = schema.run.properties.findAll { name, _property -> all[name] != null }
+    def pathless = ['input', 'outdir'].findAll { name -> all[name] instanceof Boolean }
+    return unknown.collect { name -> "--${name}: no such parameter; did you mean --${nearestName(name, valid)}?" } +
+        given.collect { name, property -> valueProblem(name, property, all[name]) }.findAll { problem -> problem } +
+        pathless.collect { name -> "--${name}: expected a path, found nothing" } +
+        (all.input ? [] : ['no input: name a samplesheet by --input or as "input" in the file given as --params-file'])
+}
+
 // [run: the pipeline's parameters, sweep: the sweep as the user wrote it], or an error that names all that is wrong.
 def readSettings(given, workflow) {
     def schema = schemaGroups(workflow.projectDir)
     def all = merged(given, workflow.commandLine)
-    def asked = flagNames(workflow.commandLine).collect { name -> name.tokenize('.').head() }.unique()
-    def valid = schema.values().collectMany { group -> group.properties.keySet() }
-    def unknown = asked.findAll { name -> !(name in valid) }.collect { name -> "--${name}: no such parameter; did you mean --${nearestName(name, valid)}?" }
-    def run = schema.run.properties.findAll { name, _property -> all[name] != null }
-    def wrong = run.collect { name, property -> valueProblem(name, property, all[name]) }.findAll { problem -> problem }
-    def flags = ['input', 'outdir'].findAll { name -> all[name] instanceof Boolean }.collect { name -> "--${name}: expected a path, found nothing" }
-    def missing = all.input ? [] : ["no input: name a samplesheet by --input or as \"input\" in the file given as --params-file"]
-    def problems = unknown + wrong + flags + missing
+    def problems = settingsProblems(all, schema, workflow.commandLine)
     if (problems) {
-        error("${problems.size()} problem${problems.size() == 1 ? '' : 's'} in the settings; nothing was started\n${problems.collect { problem -> "  - ${problem}" }.join('\n')}")
+        def heading = "${problems.size()} problem${problems.size() == 1 ? '' : 's'} in the settings; nothing was started"
+        error("${heading}\n${problems.collect { problem -> "  - ${problem}" }.join('\n')}")
     }
+    def run = schema.run.properties.findAll { name, _property -> all[name] != null }
     def settings = run.collectEntries { name, property -> [name, cast(property, all[name])] }
     def derived = [
         state_dir: settings.state_dir ?: "${workflow.workDir}/state".toString(),
         trusted: (settings.trusted_modules ?: '').tokenize(','),
     ]
-    def sweep = all.findAll { name, _value -> !(name in schema.run.properties.keySet()) && !(name in ['params-file', 'paramsFile', 'pipeline_info']) }
+    def others = schema.run.properties.keySet() + ['params-file', 'paramsFile', 'pipeline_info']
+    def sweep = all.findAll { name, _value -> !(name in others) }
     return [run: settings + derived, sweep: sweep + [outdir: "${given.outdir}".toString()]]
 }
 
@@ -204,7 +216,8 @@ def checkWritable(folder) {
         probe.delete()
     }
     catch (IOException problem) {
-        def reason = problem instanceof java.nio.file.FileSystemException && problem.reason ? problem.reason : problem.class.simpleName
+        def told = problem instanceof java.nio.file.FileSystemException ? problem.reason : null
+        def reason = told ?: problem.class.simpleName
         error("Cannot write to outdir ${folder} (${reason}); nothing was started")
     }
 }
