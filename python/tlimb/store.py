@@ -81,11 +81,18 @@ class Store:
 
     @cached_property
     def index(self):
-        """All rows of the shards' indices as a DataFrame with the column `chunk`, sorted by scan_id."""
+        """All rows of the shards' indices as a DataFrame with the column `chunk`, sorted by scan_id.
+
+        Raises InputError where a scan stands in two shards, as after runs with different chunk sizes into one folder.
+        """
         import pandas as pd
 
         parts = [pd.read_parquet(self._path(chunk, "parquet")).assign(chunk=chunk) for chunk in self.shards]
-        return pd.concat(parts, ignore_index=True).sort_values("scan_id", ignore_index=True)
+        table = pd.concat(parts, ignore_index=True).sort_values("scan_id", ignore_index=True)
+        twice = table[table["scan_id"].duplicated(keep=False)].groupby("scan_id")["chunk"].agg(" and ".join)
+        if len(twice):
+            raise InputError([Problem(f"{self.folder}, scan {scan}", f"stands in shards {where}") for scan, where in twice.items()])
+        return table
 
     @cached_property
     def _place(self) -> dict[str, tuple[str, int]]:

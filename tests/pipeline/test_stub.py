@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,9 @@ def folder(tmp_path):
 @pytest.mark.parametrize("option", ["--params-file", "-params-file"])
 def test_both_spellings_take_nested_values_from_the_file_and_let_flags_win(nextflow, folder, option):
     flags = ["--search.seeds", "[5, 6]", "--chunk_size", "9", "--labels.age", "classification"]
+    started = time.monotonic()
     run = nextflow(folder, option, "sweep.json", *flags, "-stub")
+    assert time.monotonic() - started < 30
     assert run.status == 0, run.text
     assert sorted(run.submitted) == TASKS
     sweep = run.json("from file/cohort/sweep.json")

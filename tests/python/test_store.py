@@ -108,3 +108,10 @@ def test_an_array_that_is_not_what_the_header_says_is_refused(tmp_path):
     np.save(tmp_path / "shard-0.npy", np.zeros((1, 2, 2, 2), np.float32))
     with pytest.raises(InputError, match="float16"):
         Store(tmp_path).gather(["c/a/1/T1w"])
+
+
+def test_a_scan_that_stands_in_two_shards_is_refused_by_name(tmp_path):
+    for chunk in ("all", "0"):
+        write_shard(tmp_path, chunk, np.zeros((1, *SHAPE)), [row("c/a/1/T1w", 0)], header(chunk, 1))
+    with pytest.raises(InputError, match="scan c/a/1/T1w: stands in shards 0 and all"):
+        Store(tmp_path).index
