@@ -6,7 +6,7 @@
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-pytest := pytest -rs tests
+pytest := pytest -rs tests/python tests/slurm tests/pipeline
 
 .PHONY: demo test test-all nf-test env lock clean
 
