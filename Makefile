@@ -12,6 +12,8 @@ pytest := pytest -rs tests/python tests/slurm tests/pipeline
 
 demo: env demo/cohorts.csv
 	nextflow run . -profile demo -resume
+	@python -c 'import json; print("\n" + json.load(open("results/demo/ranking/ranking.json"))["answer"])'
+	@echo "Report: $(CURDIR)/results/demo/ranking/report.html"
 
 demo/cohorts.csv: | env
 	tlimb demo-cohort demo --scans 600 --seed 0
