@@ -5,7 +5,7 @@ include { SEARCH } from './subworkflows/local/search'
 include { RANK } from './modules/local/rank'
 include { codeDigests ; settleText } from './subworkflows/local/utils/files'
 include { farewell ; plainCommand } from './subworkflows/local/utils/messages'
-include { checkWritable ; findSamplesheet ; helpText ; readSettings } from './subworkflows/local/utils/settings'
+include { checkWritable ; findInputs ; helpText ; readSettings } from './subworkflows/local/utils/settings'
 
 workflow {
     main:
@@ -16,13 +16,13 @@ workflow {
     else {
         // [run: the pipeline's parameters, sweep: the sweep as the user wrote it]
         settings = readSettings(params, workflow)
-        samplesheet = findSamplesheet(settings.sweep, params, workflow)
+        inputs = findInputs(settings.sweep, params, workflow)
         checkWritable(params.outdir)
         codes = codeDigests(projectDir)
 
         PREPARE(
             settleText(workflow.workDir, 'settings.json', groovy.json.JsonOutput.toJson(settings.sweep)),
-            samplesheet,
+            inputs,
             settings.run,
             codes,
         )
@@ -40,6 +40,7 @@ workflow {
             PREPARE.out.summary,
             SEARCH.out.rounds,
             PREPARE.out.stores,
+            PREPARE.out.montages,
             SEARCH.out.encoders,
             SEARCH.out.models,
             SEARCH.out.scores,

@@ -26,10 +26,10 @@ from tlimb.search.suggest import suggest
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
 @told_plainly
 def main(sweep, cohort, cohort_json, store, round_number, trials_per_task, max_failed_scans, trusted, out):
-    settings, labels = read_sweep(read_json(sweep)), read_json(cohort_json)["labels"]
-    table = pd.read_parquet(cohort)
+    settings, summary, table = read_sweep(read_json(sweep)), read_json(cohort_json), pd.read_parquet(cohort)
+    labels = summary["labels"]
     recipes = read_recipes(store, settings.recipes, max_failed_scans)
-    proposal = suggest(settings, table, labels, recipes, round_number, trusted)
+    proposal = suggest(settings, table, labels, recipes, round_number, trusted, summary["split_file"])
     write_round(out, proposal, table, labels, trials_per_task)
 
 

@@ -3,7 +3,18 @@
 import re
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tlimb.errors import InputError, Problem, nearest
 
@@ -33,8 +44,19 @@ def _as_list(value):
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+
+
+def _share_or_count(value: float) -> float:
+    """A share as a fraction or a number of persons as a whole number; raises ValueError for others."""
+    if value <= 0 or (isinstance(value, float) and value >= 1):
+        raise ValueError("expected a share between 0 and 1 or a whole number of persons")
+    return value
+
+
+ShareOrCount = Annotated[int | float, AfterValidator(_share_or_count)]
+Percentile = Annotated[float, Field(ge=0, le=100)]
 
 
 class ClassSpec(Settings):
@@ -45,31 +67,106 @@ class ClassSpec(Settings):
 
 
 class Recipe(Settings):
-    """Named preprocessing settings; spacing in mm, shape in voxels of the template's grid."""
+    """Named preprocessing settings of images; spacing in mm, shape in voxels.
 
+    Steps in their order: `orientation` (axes to RAS), `bias_field` (N4), `registration` to the template (degrees of
+    freedom: affine 12, affine9 9, similarity 7, rigid 6), `resampling` to the template's grid, `mask`, `intensity`.
+    With `resampling` none a scan keeps its own voxels, which must be `spacing` mm wide, and is cropped or padded about
+    its centre to `shape`; with every other step off as well, prepared scans pass through with checks alone.
+    """
+
+    kind: Literal["volume"] = "volume"
     spacing: Annotated[float, Field(ge=0.5, le=8)] = 2.0
     shape: Annotated[list[Count], Field(min_length=3, max_length=3)] | None = None
-    registration: Literal["affine", "similarity", "rigid", "none"] = "affine"
+    orientation: bool = True
     bias_field: bool = False
-    mask: Literal["template", "own", "none"] = "template"
-    intensity: Literal["zscore"] = "zscore"
+    registration: Literal["affine", "affine9", "similarity", "rigid", "none"] = "affine"
+    resampling: Literal["linear", "bspline", "nearest", "none"] = "linear"
+    mask: Literal["template", "own", "learned", "none"] = "template"
+    intensity: Literal["zscore", "minmax", "percentile", "none"] = "zscore"
+    percentiles: Annotated[list[Percentile], Field(min_length=2, max_length=2)] = [1.0, 99.0]
+
+    @model_validator(mode="after")
+    def _sensible(self):
+        if self.resampling == "none" and self.registration != "none":
+            raise ValueError('registration needs resampling; expected registration "none" where resampling is "none"')
+        if self.resampling == "none" and self.shape is None:
+            raise ValueError('shape is missing; where resampling is "none" nothing else says how large arrays are')
+        if self.resampling != "none" and not self.orientation:
+            raise ValueError('orientation can be false only where resampling is "none"')
+        if self.resampling == "none" and self.mask == "template":
+            raise ValueError('mask "template" needs resampling to the template; expected "own", "learned" or "none"')
+        if self.percentiles[0] >= self.percentiles[1]:
+            raise ValueError("percentiles: expected the lower one first")
+        return self
+
+
+class SeriesRecipe(Settings):
+    """Named preprocessing settings of fMRI time series: 4D images averaged over an atlas, or parcellated tables.
+
+    atlas: a short name or the path of a label image; tables have their own regions. timepoints: kept of each scan, from
+    its start; shorter scans fail. tr: seconds between time points, needed for tables that are filtered.
+    band_pass: lowest and highest frequency kept, in Hz. confounds: columns of a scan's confounds table to regress out.
+    """
+
+    kind: Literal["series"]
+    atlas: str = "blocks"
+    timepoints: Annotated[int, Field(ge=8)] = 100
+    tr: Annotated[float, Field(gt=0)] | None = None
+    detrend: bool = True
+    band_pass: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
+    confounds: list[str] = []
+    standardise: Literal["zscore", "percent_change", "none"] = "zscore"
+
+    @field_validator("band_pass")
+    @classmethod
+    def _rising(cls, band: list[float] | None) -> list[float] | None:
+        if band is not None and band[0] >= band[1]:
+            raise ValueError("expected the lower frequency first")
+        return band
+
+
+def _kind_of_recipe(value) -> str:
+    return value.get("kind", "volume") if isinstance(value, dict) else getattr(value, "kind", "volume")
+
+
+AnyRecipe = Annotated[
+    Annotated[Recipe, Tag("volume")] | Annotated[SeriesRecipe, Tag("series")], Discriminator(_kind_of_recipe)
+]
 
 
 class Labelled(Settings):
-    """The labelled scans of a stage: cohorts, an optional number of persons drawn from them, and what to do
-    with a scan that lacks a needed label."""
+    """The labelled scans of a stage: cohorts, modalities (all that the recipe's kind can take where null), an optional
+    number of persons drawn from them, and what to do with a scan that lacks a needed label."""
 
     cohort: Names
+    modality: Names | None = None
     n: Count | None = None
     missing: Literal["error", "drop"] = "error"
 
 
+class Hooks(Settings):
+    """Functions by import path, called with a batch (images, labels) on its way to the device; each returns a batch."""
+
+    on_before_batch_transfer: str | None = None
+    on_after_batch_transfer: str | None = None
+
+
 class Data(Settings):
-    """The data of a stage: who, preprocessed how, presented how."""
+    """The data of a stage: who, preprocessed how, drawn in which order, normalised, augmented and presented how.
+
+    normalise: fitted on the training scans and saved with the model. augment: applied to training batches on the
+    device, in this order.
+    """
 
     labelled: Labelled
     recipe: str = "default"
     module: ClassSpec = ClassSpec(class_path="BaseDataModule")
+    dataset: ClassSpec = ClassSpec(class_path="ScanDataset")
+    sampler: ClassSpec | None = None
+    normalise: ClassSpec | None = None
+    augment: list[ClassSpec] = []
+    hooks: Hooks = Hooks()
 
 
 class Objective(Settings):
@@ -87,14 +184,35 @@ class EarlyStopping(Settings):
 
 
 class Split(Settings):
-    """How persons are divided; `n` is the number of training persons kept after splitting."""
+    """How persons are divided into training, validation and test.
 
-    scheme: Literal["holdout"] = "holdout"
-    validation: Share = 0.2
-    test: Share = 0.2
+    `validation` and `test` are shares of all persons or numbers of them. Schemes:
+    holdout: both drawn at random. kfold: test is one of `folds` parts, validation drawn from the rest. nested: test is
+    one of `folds` parts, validation one of `inner_folds` parts of the rest. site: test is everybody with one value of
+    the label `column` (or with any of `held_out`), validation drawn from the rest. file: `file` gives each person's role.
+    `stratify` names labels whose proportions the parts keep; `n` is the number of training persons kept after
+    splitting; `replicates` training samples of `n` persons are drawn with replacement while validation and test stay.
+    `repeats`, `folds`, `inner_folds` and `replicates` are all run unless `repeat`, `fold`, `inner_fold` or `replicate`
+    picks one, counted from 0.
+    """
+
+    scheme: Literal["holdout", "kfold", "nested", "site", "file"] = "holdout"
+    validation: ShareOrCount = 0.2
+    test: ShareOrCount = 0.2
     stratify: list[str] = []
     seed: int = 0
+    repeats: Count = 1
+    repeat: Index | None = None
+    folds: Annotated[int, Field(ge=2)] = 5
+    fold: Index | None = None
+    inner_folds: Annotated[int, Field(ge=2)] = 3
+    inner_fold: Index | None = None
+    column: str = "site"
+    held_out: Names | None = None
+    file: str | None = None
     n: Count | None = None
+    replicates: Count | None = None
+    replicate: Index | None = None
 
 
 class Stage(Settings):
@@ -156,9 +274,12 @@ class Sweep(Settings):
     """The whole document: cohorts, preprocessing, the base trial and the space around it."""
 
     input: str
+    label_tables: Annotated[list[str], BeforeValidator(_as_list)] = []
     outdir: str = "results"
     labels: dict[str, Literal["regression", "classification"]] = {}
-    recipes: Annotated[dict[Annotated[str, AfterValidator(_plain)], Recipe], Field(min_length=1)] = {"default": Recipe()}
+    recipes: Annotated[dict[Annotated[str, AfterValidator(_plain)], AnyRecipe], Field(min_length=1)] = {
+        "default": Recipe()
+    }
     architecture: ClassSpec = ClassSpec(class_path="ResNet")
     stages: Annotated[list[Stage], Field(min_length=1, max_length=4)]
     split: Split = Split()
@@ -206,13 +327,15 @@ def json_path(loc) -> str:
 
 
 def _problem(model, where: str, item: dict) -> Problem:
-    loc = tuple(part for part in item["loc"] if not _is_type_tag(part))
+    loc = tuple(part for place, part in enumerate(item["loc"]) if not _is_type_tag(part) and not _is_recipe_tag(item["loc"], place))
     path = ": ".join(filter(None, [where, json_path(loc)]))
     kind, found = item["type"], item.get("input")
     if kind == "extra_forbidden":
         return Problem(path, "unknown key", nearest(str(loc[-1]), _keys_at(model, loc[:-1])))
     if kind == "missing":
         return Problem(path, "missing; it is needed and has no default")
+    if kind == "union_tag_invalid":
+        return Problem(f"{path}.kind", f"expected {item['ctx']['expected_tags']}, found '{item['ctx']['tag']}'")
     if kind == "literal_error":
         expected = item["ctx"]["expected"]
         return Problem(path, f"expected {expected}, found {found!r}", nearest(str(found), re.findall(r"'([^']*)'", expected)))
@@ -223,6 +346,10 @@ def _problem(model, where: str, item: dict) -> Problem:
 
 def _is_type_tag(part) -> bool:
     return isinstance(part, str) and (part.startswith(("constrained-", "function-", "list[")))
+
+
+def _is_recipe_tag(loc, place: int) -> bool:
+    return place == 2 and loc[0] == "recipes" and loc[2] in ("volume", "series") and len(loc) > 2
 
 
 def _keys_at(model, loc) -> list[str]:

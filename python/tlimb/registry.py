@@ -20,6 +20,32 @@ SHORT_NAMES = {
     "module": {
         "BaseDataModule": "tlimb.data.modules.BaseDataModule",
         "CropCenterDataModule": "tlimb.data.modules.CropCenterDataModule",
+        "BioImageDataModule": "tlimb.data.bioimage.BioImageDataModule",
+        "SeriesDataModule": "tlimb.data.series.SeriesDataModule",
+    },
+    "dataset": {
+        "ScanDataset": "tlimb.data.dataset.ScanDataset",
+    },
+    "sampler": {
+        "BalancedSampler": "tlimb.data.samplers.BalancedSampler",
+        "WeightedSampler": "tlimb.data.samplers.WeightedSampler",
+    },
+    "normalise": {
+        "HistogramStandardisation": "tlimb.data.normalise.HistogramStandardisation",
+        "DatasetZScore": "tlimb.data.normalise.DatasetZScore",
+    },
+    "augment": {
+        "RandomAffine": "tlimb.data.augment.affine.RandomAffine",
+        "RandomFlip": "tlimb.data.augment.flip.RandomFlip",
+        "RandomElastic": "tlimb.data.augment.elastic.RandomElastic",
+        "RandomNoise": "tlimb.data.augment.noise.RandomNoise",
+        "RandomBlur": "tlimb.data.augment.blur.RandomBlur",
+        "RandomBiasField": "tlimb.data.augment.bias_field.RandomBiasField",
+        "RandomGamma": "tlimb.data.augment.gamma.RandomGamma",
+        "RandomCutout": "tlimb.data.augment.cutout.RandomCutout",
+        "RandomGhosting": "tlimb.data.augment.ghosting.RandomGhosting",
+        "RandomMotion": "tlimb.data.augment.motion.RandomMotion",
+        "MixUp": "tlimb.data.augment.mixup.MixUp",
     },
     "objective": {
         "L2SP": "tlimb.objectives.l2sp.L2SP",
@@ -40,7 +66,10 @@ SHORT_NAMES = {
 TRUSTED = ("tlimb", "torch", "monai", "timm")
 """Top-level modules whose classes may be named by import path; others need `trusted_modules`."""
 
-GIVEN = {"self", "params", "optimizer", "in_channels", "input_shape"}
+GIVEN = {
+    *("self", "params", "optimizer", "in_channels", "input_shape"),
+    *("rows", "targets", "images", "seed", "stage"),
+}
 """Arguments that tlimb passes itself; shapes come from the data."""
 
 

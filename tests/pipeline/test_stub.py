@@ -141,7 +141,7 @@ def test_an_edit_of_the_report_ranks_again_and_an_edit_of_training_code_trains_a
         (["--params-file", "broken.json"], ["broken.json is not valid JSON: Unable", "line number 2"]),
         (["-params-file", "broken.json"], ["Cannot parse params file: broken.json"]),
         (["--params-file", "list.json"], ["list.json holds a list; expected a JSON object"]),
-        (["--input", "none.csv"], ["Samplesheet not found: none.csv"]),
+        (["--input", "none.csv"], ["Samplesheet or BIDS folder not found: none.csv"]),
         (
             ["--input", "my cohorts.csv", "--outdir", "my cohorts.csv/out"],
             ["Cannot write to outdir my cohorts.csv/out", "Not a directory"],

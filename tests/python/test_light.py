@@ -49,12 +49,12 @@ def test_cohort_and_suggest_import_no_torch(files):
     cohort = ["--settings", files / "settings.json", "--samplesheet", files / "cohorts.csv", "--out", files]
     assert not run_and_list_imports("tlimb_cohort.py", *cohort) & HEAVY
     write_json(files / "recipe.json", Recipe(registration="none", mask="none", spacing=8.0).model_dump())
-    for path in (files / "chunks").iterdir():
+    for path in (files / "chunks" / "default").iterdir():
         chunk = read_json(path)
         for number, scan in enumerate(chunk["scans"], start=1):
             (files / chunk["chunk"] / str(number)).mkdir(parents=True)
             (files / chunk["chunk"] / str(number) / "scan.nii").symlink_to(scan["image"])
-        shard = preprocess_chunk(chunk, read_recipe(files / "recipe.json"), files / chunk["chunk"], None, 1)
+        shard = preprocess_chunk(chunk, read_recipe(files / "recipe.json"), files / chunk["chunk"])
         write_shard(files / "store" / "default", chunk["chunk"], *shard)
     suggest = ["--sweep", files / "sweep.json", "--cohort", files / "cohort.parquet", "--cohort-json", files / "cohort.json"]
     suggest += ["--store", files / "store", "--out", files / "round"]

@@ -4,7 +4,10 @@ process COHORT {
 
     input:
     path settings, stageAs: 'settings.json'
-    path samplesheet
+    path samplesheet // CSV, TSV or BIDS folder
+    path label_tables, stageAs: 'tables/?/*'
+    path split_file, stageAs: 'split/*'
+    val stamp // names, sizes and times of the files in BIDS folders: -resume sees when one changes
     val chunk_size
     val trusted // names of modules whose classes may be used
     val code // digest of the library files this process imports: -resume sees when they change
@@ -13,21 +16,23 @@ process COHORT {
     path 'cohort/cohort.parquet', emit: cohort
     path 'cohort/cohort.json', emit: summary
     path 'cohort/sweep.json', emit: sweep
-    path 'chunks/chunk-*.json', emit: chunks
+    path 'chunks/*/chunk-*.json', emit: chunks // a folder a recipe
 
     script:
     def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
+    def tables = [label_tables].flatten().collect { table -> "--label-table ${table}" }.join(' ')
+    def split = split_file ? "--split-file ${split_file}" : ''
     """
-    tlimb_cohort.py --settings ${settings} --samplesheet ${samplesheet} \\
+    tlimb_cohort.py --settings ${settings} --samplesheet ${samplesheet} ${tables} ${split} \\
         --chunk-size ${chunk_size} ${trust} ${task.ext.args ?: ''} --out cohort
     mv cohort/chunks chunks
     """
 
     stub:
     """
-    mkdir cohort chunks
+    mkdir -p cohort chunks/default
     touch cohort/cohort.parquet
-    echo '{"scans": 1, "persons": 1, "cohorts": {}, "labels": {}, "warnings": []}' > cohort/cohort.json
+    echo '{"scans": 1, "persons": 1, "cohorts": {}, "labels": {}, "split_file": null, "warnings": []}' > cohort/cohort.json
     python3 - <<'END' > cohort/sweep.json
     import json
     defaults = {"recipes": {"default": {}}, "evaluate": {"bootstrap": 1000, "confidence": 0.95, "seed": 0}}
@@ -36,8 +41,8 @@ process COHORT {
     print(json.dumps(defaults | settings))
     END
     for chunk in a b; do
-        printf '{"chunk": "%s", "scans": [{"scan_id": "stub/%s/1/T1w", "image": "%s", "mask": null}]}\\n' \
-            \$chunk \$chunk "\$(realpath ${samplesheet})" > chunks/chunk-\$chunk.json
+        printf '{"chunk": "%s", "scans": [{"scan_id": "stub/%s/1/T1w", "image": "%s", "mask": null, "confounds": null}]}\\n' \
+            \$chunk \$chunk "\$(realpath ${samplesheet})" > chunks/default/chunk-\$chunk.json
     done
     """
 }

@@ -8,16 +8,19 @@ process PREPROCESS {
         path(chunk),
         path(recipe, stageAs: 'recipe.json'),
         path(images, stageAs: 'images/?/*'),
-        path(masks, stageAs: 'masks/?/*')
+        path(masks, stageAs: 'masks/?/*'),
+        path(confounds, stageAs: 'confounds/?/*'),
+        path(atlas, stageAs: 'atlas/*')
     val code
 
     output:
     tuple val(meta), path("store/${meta.recipe}/shard-${meta.chunk}.{npy,parquet,json}", arity: '3'), emit: shard
+    tuple val(meta), path("store/${meta.recipe}/shard-${meta.chunk}.montage.parquet"), emit: montage // slices of each scan
 
     script:
-    def own_masks = masks ? '--masks masks' : ''
+    def given = [masks ? '--masks masks' : '', confounds ? '--confounds confounds' : '', atlas ? '--atlas atlas' : ''].join(' ')
     """
-    tlimb_preprocess.py --chunk ${chunk} --recipe recipe.json --images images ${own_masks} \\
+    tlimb_preprocess.py --chunk ${chunk} --recipe recipe.json --images images ${given} \\
         --threads ${task.cpus} ${task.ext.args ?: ''} --out "store/${meta.recipe}"
     """
 
@@ -25,7 +28,7 @@ process PREPROCESS {
     """
     mkdir -p "store/${meta.recipe}"
     cd "store/${meta.recipe}"
-    touch shard-${meta.chunk}.npy shard-${meta.chunk}.parquet
+    touch shard-${meta.chunk}.npy shard-${meta.chunk}.parquet shard-${meta.chunk}.montage.parquet
     echo '{"chunk": "${meta.chunk}", "fingerprint": "000000000000", "n": 1, "shape": [1, 1, 1]}' > shard-${meta.chunk}.json
     """
 }

@@ -7,6 +7,7 @@ process RANK {
     path summary
     path rounds, stageAs: 'search/*' // a folder a round: trials.jsonl, pretrainings.jsonl
     path stores, stageAs: 'store/*' // a folder a recipe: indexes and headers of its shards
+    path montages, stageAs: 'montages/*' // a folder a recipe: pictures of its scans
     path encoders, stageAs: 'encoders/*'
     path models, stageAs: 'models/*'
     path scores, stageAs: 'scores/*'
@@ -21,8 +22,8 @@ process RANK {
 
     script:
     """
-    mkdir -p encoders
-    tlimb_rank.py --sweep ${sweep} --cohort-json ${summary} --search search --store store --encoders encoders --models models \\
+    mkdir -p encoders montages
+    tlimb_rank.py --sweep ${sweep} --cohort-json ${summary} --search search --store store --montages montages --encoders encoders --models models \\
         --scores scores --template ${template} --command ${command} ${task.ext.args ?: ''} --out ranking
     """
 

@@ -1,28 +1,46 @@
-"""Sweep and samplesheet read and held against each other, so that everything wrong is told at once."""
+"""Sweep and cohorts read and held against each other, so that everything wrong is told at once."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pandas as pd
 
 from tlimb.cohort import Cohort, read_cohort
 from tlimb.config import Sweep, read_sweep
 from tlimb.errors import InputError
+from tlimb.search.preprocessed import all_fine
 from tlimb.search.space import grid
-from tlimb.search.suggest import Proposal, all_fine, suggest
+from tlimb.search.suggest import Proposal, suggest
+from tlimb.search.uses import scans_by_recipe
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the cohorts are described: a samplesheet or BIDS folder, tables of more labels, a file of splits."""
+
+    samplesheet: Path
+    label_tables: Sequence[Path] = ()
+    split_file: Path | None = None
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run starts from, and what it will do if every scan passes preprocessing."""
+    """What a run starts from, and what it will do if every scan passes preprocessing.
+
+    sweep: with the recipes that are used.  scans: recipe -> the rows of the cohort's table that it prepares.
+    """
 
     sweep: Sweep
     cohort: Cohort
     proposal: Proposal
+    scans: dict[str, pd.DataFrame]
 
 
-def check_inputs(document, samplesheet: Path, trusted=()) -> Inputs:
+def check_inputs(document, files: Files, trusted=()) -> Inputs:
     """The checked inputs. document: the sweep's JSON document.
 
-    Raises InputError with every problem of the sweep, of the samplesheet, and, where both can be read, of the two together.
+    Raises InputError with every problem of the sweep, of the cohorts, and, where both can be read, of the two together.
     """
     problems, sweep, cohort = [], None, None
     try:
@@ -30,15 +48,21 @@ def check_inputs(document, samplesheet: Path, trusted=()) -> Inputs:
     except InputError as error:
         problems += error.problems
     try:
-        cohort = read_cohort(samplesheet, sweep.labels if sweep else {})
+        cohort = read_cohort(files.samplesheet, sweep.labels if sweep else {}, files.label_tables, files.split_file)
     except InputError as error:
         problems += error.problems
     if sweep and not cohort:
         problems += _space_problems(sweep, trusted)
     if problems:
         raise InputError(problems)
-    recipes = all_fine(cohort.table, sweep.recipes)
-    return Inputs(sweep, cohort, suggest(sweep, cohort.table, cohort.summary["labels"], recipes, trusted=trusted))
+    summary, recipes = cohort.summary, all_fine(cohort.table, sweep.recipes)
+    split_file = summary["split_file"]
+    proposal = suggest(sweep, cohort.table, summary["labels"], recipes, trusted=trusted, split_file=split_file)
+    scans = scans_by_recipe(sweep, [trial["spec"] for trial in proposal.trials], cohort.table)
+    unused = [f"recipe '{name}' is used by no stage" for name in sweep.recipes if name not in scans]
+    told = replace(cohort, summary=summary | {"warnings": summary["warnings"] + unused})
+    used = sweep.model_copy(update={"recipes": {name: sweep.recipes[name] for name in scans}})
+    return Inputs(used, told, proposal, scans)
 
 
 def _space_problems(sweep: Sweep, trusted) -> list:

@@ -8,8 +8,11 @@ from pathlib import Path
 from tlimb.config import Sweep
 from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json, read_json
-from tlimb.search.check import check_inputs
+from tlimb.search.check import Files, check_inputs
 from tlimb.search.suggest import Proposal
+
+
+SPLITS = 8  # described of many
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,21 @@ class Plan:
 def plan_of(path: Path, trusted=()) -> Plan:
     """The plan of the sweep at `path`; raises InputError with everything that would stop the run."""
     document = read_json(path)
-    inputs = check_inputs(document, _samplesheet(document, path), trusted)
-    sweep, cohort, proposal = inputs.sweep, inputs.cohort, inputs.proposal
+    inputs = check_inputs(document, _files(document, path), trusted)
+    shapes = {name: _shape(recipe) for name, recipe in inputs.sweep.recipes.items()}
+    stores = {name: 2 * len(inputs.scans[name]) * prod(shape) for name, shape in shapes.items()}
+    return Plan(inputs.sweep, inputs.cohort.summary, inputs.proposal, stores, _model_bytes(inputs.proposal, shapes, trusted))
+
+
+def _shape(recipe) -> tuple[int, ...]:
+    """The shape of one prepared scan; a series is taken to have the regions of the recipe's atlas."""
+    if recipe.kind == "series":
+        from tlimb.preprocess.atlas import load_atlas
+
+        return recipe.timepoints, len(load_atlas(recipe.atlas).names)
     from tlimb.preprocess.template import grid_shape
 
-    shapes = {name: grid_shape(recipe) for name, recipe in sweep.recipes.items()}
-    stores = {name: 2 * len(cohort.table) * prod(shape) for name, shape in shapes.items()}
-    return Plan(sweep, cohort.summary, proposal, stores, _model_bytes(proposal, shapes, trusted))
+    return grid_shape(recipe)
 
 
 def _model_bytes(proposal: Proposal, shapes: dict, trusted) -> int:
@@ -58,14 +69,25 @@ def _model_bytes(proposal: Proposal, shapes: dict, trusted) -> int:
     return total
 
 
-def _samplesheet(document, path: Path) -> Path:
-    """The samplesheet a sweep names: relative to the working directory, else to the sweep's own folder."""
-    name = str(document.get("input", "")) if isinstance(document, dict) else ""
-    places = [Path(name), path.parent / name]
-    found = [place for place in places if name and place.is_file()]
+def _files(document, path: Path) -> Files:
+    """The files a sweep names: relative to the working directory, else to the sweep's own folder."""
+    document = document if isinstance(document, dict) else {}
+    tables, split = document.get("label_tables") or [], document.get("split")
+    tables = [tables] if isinstance(tables, str) else tables
+    split_file = split.get("file") if isinstance(split, dict) else None
+    return Files(
+        _found("input", document.get("input", ""), path),
+        [_found(f"label_tables[{i}]", name, path) for i, name in enumerate(tables)],
+        _found("split.file", split_file, path) if split_file else None,
+    )
+
+
+def _found(key: str, name, path: Path) -> Path:
+    places = [Path(str(name)), path.parent / str(name)]
+    found = [place for place in places if name and place.exists()]
     if not found:
-        message = f"no samplesheet at '{name}', looked in {Path.cwd()} and {path.parent.resolve()}"
-        raise InputError([Problem(f"{path}: input", message)])
+        message = f"nothing at '{name}', looked in {Path.cwd()} and {path.parent.resolve()}"
+        raise InputError([Problem(f"{path}: {key}", message)])
     return found[0]
 
 
@@ -80,9 +102,12 @@ def describe(plan: Plan) -> str:
         f"{plan.summary['scans']} scans of {plan.summary['persons']} persons: "
         + ", ".join(f"{name} {part['scans']}" for name, part in plan.summary["cohorts"].items()),
     ]
-    for split in sorted({trial["split"] for trial in trials}):
+    splits = sorted({trial["split"] for trial in trials})
+    for split in splits[:SPLITS]:
         parts = ", ".join(f"{role} {count}" for (name, role), count in sorted(roles.items()) if name == split)
         lines.append(f"split {split} of the last stage, scans: {parts}")
+    if len(splits) > SPLITS:
+        lines.append(f"and {len(splits) - SPLITS} splits more")
     for name, size in plan.store_bytes.items():
         lines.append(f"store '{name}': {size / 1e9:.2f} GB")
     lines.append(f"weights of encoders and models: {plan.model_bytes / 1e9:.2f} GB")

@@ -7,29 +7,41 @@ include { readJson ; settle ; settleFolder ; settleText } from '../utils/files'
 workflow PREPARE {
     take:
     settings // file: the sweep as the user wrote it
-    samplesheet // file
+    inputs // map: samplesheet (file or folder), label_tables, split_file, stamp
     run // map: chunk_size, trusted
     codes // map: process -> digest of its library code
 
     main:
-    COHORT(settings, samplesheet, run.chunk_size, run.trusted, codes.COHORT)
+    COHORT(
+        settings,
+        inputs.samplesheet,
+        inputs.label_tables,
+        inputs.split_file,
+        inputs.stamp,
+        run.chunk_size,
+        run.trusted,
+        codes.COHORT,
+    )
     sweep = COHORT.out.sweep.map { path -> settle(workflow.workDir, path) }
 
-    // [recipe name, recipe file]
+    // [recipe name, recipe file, atlas file if the recipe names one]
     recipes = sweep.flatMap { path ->
         readJson(path).recipes.collect { name, recipe ->
-            [name, settleText(workflow.workDir, "recipe-${name}.json".toString(), groovy.json.JsonOutput.toJson(recipe))]
+            def text = groovy.json.JsonOutput.toJson(recipe)
+            [name, settleText(workflow.workDir, "recipe-${name}.json".toString(), text), atlasFile(recipe)]
         }
     }
 
-    // [meta, chunk file, recipe file, images, masks]
+    // [recipe name, chunk file]
+    chunks = COHORT.out.chunks.flatten().map { path -> [path.parent.name, settle(workflow.workDir, path)] }
+
+    // [meta, chunk file, recipe file, images, masks, confounds, atlas]
     work = recipes
-        .combine(COHORT.out.chunks.flatten().map { path -> settle(workflow.workDir, path) })
-        .map { name, recipe, chunk ->
+        .combine(chunks, by: 0)
+        .map { name, recipe, atlas, chunk ->
             def content = readJson(chunk)
-            def images = content.scans.collect { scan -> scan.image }
-            def masks = content.scans.collect { scan -> scan.mask }.findAll { mask -> mask }
-            [[recipe: name, chunk: content.chunk], chunk, recipe, existing(images), existing(masks)]
+            def files = ['image', 'mask', 'confounds'].collect { key -> existing(content.scans.collect { scan -> scan[key] }) }
+            [[recipe: name, chunk: content.chunk], chunk, recipe] + files + [atlas]
         }
     PREPROCESS(work, codes.PREPROCESS)
 
@@ -49,14 +61,27 @@ workflow PREPARE {
         }
     }
 
+    // a folder a recipe with its shards' montages
+    montages = PREPROCESS.out.montage
+        .map { meta, path -> [meta.recipe, path] }
+        .groupTuple()
+        .map { recipe, paths -> settleFolder(workflow.workDir, recipe, paths) }
+        .toSortedList { a, b -> a.name <=> b.name }
+
     emit:
     sweep
     cohort = COHORT.out.cohort.map { path -> settle(workflow.workDir, path) }
     summary = COHORT.out.summary.map { path -> settle(workflow.workDir, path) }
     shards
     stores
+    montages
 }
 
 def existing(paths) {
-    return paths.collect { path -> file(path, checkIfExists: true) }
+    return paths.findAll { path -> path }.collect { path -> file(path, checkIfExists: true) }
+}
+
+// The atlas that a recipe names by its path; short names have no dot or slash.
+def atlasFile(recipe) {
+    return recipe.atlas =~ /[.\/]/ ? existing([recipe.atlas]) : []
 }

@@ -194,16 +194,57 @@ def readSettings(given, workflow) {
     return [run: settings + derived, sweep: sweep + [outdir: "${given.outdir}".toString()]]
 }
 
-// The samplesheet: a relative path is looked for in the launch directory, then beside the sweep file.
-def findSamplesheet(sweep, given, workflow) {
+// [samplesheet: file or BIDS folder, label_tables: files, split_file: file or nothing, stamp: text that changes with BIDS folders]
+def findInputs(sweep, given, workflow) {
     def source = sweepFile(given, workflow.commandLine)
     def places = [workflow.launchDir] + (source ? [file(source.path).toAbsolutePath().parent] : [])
-    def paths = places.collect { place -> file("${place}").resolve("${sweep.input}") }.unique()
-    def found = paths.find { path -> path.exists() && !path.isDirectory() }
+    def samplesheet = findInput(places, 'input', sweep.input)
+    def tables = sweep.label_tables instanceof List ? sweep.label_tables : [sweep.label_tables]
+    def split = sweep.split instanceof Map ? sweep.split.file : null
+    return [
+        samplesheet: samplesheet,
+        label_tables: tables.findAll { path -> path }.collect { path -> findInput(places, 'label_tables', path) },
+        split_file: split ? findInput(places, 'split.file', split) : [],
+        stamp: bidsFolders(samplesheet).collect { folder -> stampOf(folder) }.join(' '),
+    ]
+}
+
+// A relative path is looked for in the launch directory, then beside the sweep file.
+def findInput(places, name, given) {
+    def paths = places.collect { place -> file("${place}").resolve("${given}") }.unique()
+    def found = paths.find { path -> path.exists() && (name == 'input' || !path.isDirectory()) }
     if (!found) {
-        error("Samplesheet not found: ${sweep.input} (looked for ${paths.join(' and ')}); nothing was started")
+        def what = name == 'input' ? 'Samplesheet or BIDS folder' : "File of ${name}"
+        error("${what} not found: ${given} (looked for ${paths.join(' and ')}); nothing was started")
     }
     return found
+}
+
+// The BIDS folders that the input is or names in one of its cells.
+def bidsFolders(samplesheet) {
+    if (samplesheet.isDirectory()) {
+        return [samplesheet]
+    }
+    def home = samplesheet.toRealPath().parent
+    def folders = home.listFiles().findAll { path -> path.isDirectory() }.collect { path -> path.name } + ['.', '..']
+    return samplesheet.text
+        .split(/[,;\t\r\n]/)
+        .collect { cell -> cell.replaceAll(/^[\s"]+|[\s"]+$/, '') }
+        .toUnique()
+        .findAll { cell -> cell in folders || cell.contains('/') && !(cell ==~ /.*\.(nii|nii\.gz|csv|tsv|npy)/) }
+        .collect { cell -> home.resolve(cell) }
+        .findAll { path -> path.isDirectory() }
+}
+
+// A digest of the names, sizes and times of the files in a folder.
+def stampOf(folder) {
+    def lines = []
+    folder.eachFileRecurse { path ->
+        if (path.isFile()) {
+            lines << "${path} ${path.size()} ${path.lastModified()}".toString()
+        }
+    }
+    return lines.sort(false).join('\n').sha256()
 }
 
 // Stops where the folder for results cannot be made or written to.

@@ -1,0 +1,27 @@
+"""Which scans each recipe has to prepare: those that some stage of some trial, or an external cohort, may use with it."""
+
+import pandas as pd
+
+from tlimb.config import Sweep
+from tlimb.modality import kind_of
+
+
+def scans_by_recipe(sweep: Sweep, specs: list[dict], table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Recipe -> the rows of the cohort's table that it prepares; recipes that no stage uses are left out.
+
+    Whole cohorts are taken, whatever number of persons a stage draws from them, so that changing that number prepares
+    nothing anew. A recipe for images takes no time series and the other way round.
+    """
+    kinds = table["modality"].map(kind_of)
+    wanted: dict[str, pd.Series] = {}
+    for spec in specs:
+        for stage in spec["stages"]:
+            data, last = stage["data"], stage is spec["stages"][-1]
+            external = [item.cohort for item in sweep.evaluate.external] if last else []
+            cohorts = table["cohort"].isin([*data["labelled"]["cohort"], *external])
+            modalities = data["labelled"]["modality"]
+            chosen = cohorts & (kinds == sweep.recipes[data["recipe"]].kind)
+            if modalities is not None:
+                chosen &= table["modality"].isin(modalities)
+            wanted[data["recipe"]] = wanted.get(data["recipe"], False) | chosen
+    return {name: table[wanted[name]] for name in sweep.recipes if name in wanted}
