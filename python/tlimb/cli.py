@@ -1,4 +1,4 @@
-"""The `tlimb` command: plan a sweep, make the demo cohorts, print the schema of a sweep."""
+"""The `tlimb` command: plan a sweep, build a samplesheet, look at samples, make the demo cohorts, print the schema of a sweep."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,12 @@ from tlimb.command import told_plainly
 class _Lazy(click.Group):
     """A group whose heavier commands are imported only when they are asked for."""
 
-    later = {"demo-cohort": ("tlimb.demo", "demo_cohort_command")}
+    later = {
+        "demo-cohort": ("tlimb.demo", "demo_cohort_command"),
+        "demo-series": ("tlimb.demo", "demo_series_command"),
+        "samplesheet": ("tlimb.layouts.command", "samplesheet"),
+        "show": ("tlimb.data.show", "show_command"),
+    }
 
     def list_commands(self, ctx):
         return sorted([*super().list_commands(ctx), *self.later])

@@ -1,24 +1,22 @@
-"""A samplesheet -> a checked table of scans, and the chunks in which they are preprocessed."""
+"""A samplesheet or a BIDS folder -> a checked table of scans, and the chunks in which they are preprocessed."""
 
 import hashlib
 import os
-import re
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from tlimb.errors import InputError, Problem, nearest
-from tlimb.labels import Label, read_label
-from tlimb.preprocess.header import header_problem
-from tlimb.samplesheet import OPTIONAL, REQUIRED, Sheet, cell_problems, column_problems, read_sheet
+from tlimb.folders import read_scans, with_folders
+from tlimb.label_tables import join_tables
+from tlimb.labels import Label, read_label, some
+from tlimb.samplesheet import OPTIONAL, REQUIRED, Sheet, cell_problems, column_problems
+from tlimb.scan_files import URL, absolute, file_problems
+from tlimb.split_file import read_split
 
-COLUMNS = ["scan_id", "cohort", "subject", "session", "modality", "person", "image", "mask"]
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-THREADS = 16  # that look at headers; they wait for the disk most of the time
-NAMED = 5  # examples given of many
+COLUMNS = ["scan_id", "cohort", "subject", "session", "modality", "person", "image", "mask", "confounds"]
 
 
 @dataclass(frozen=True)
@@ -32,28 +30,45 @@ class Cohort:
     summary: dict
 
 
-def read_cohort(samplesheet: Path, kinds: dict[str, str] | None = None) -> Cohort:
-    """Read and check a samplesheet (CSV or TSV) and the header of every file that it names.
+def read_cohort(
+    samplesheet: Path,
+    kinds: dict[str, str] | None = None,
+    tables: Sequence[Path] = (),
+    split_file: Path | None = None,
+) -> Cohort:
+    """Read and check a samplesheet (CSV or TSV) or a BIDS folder, and the header of every file in it.
 
-    Relative paths count from the samplesheet's own folder, symbolic links resolved; URLs are left unchecked. kinds:
-    label -> classification or regression, overrules what the values suggest. Raises InputError with every problem of
-    the sheet and its files, by row (1 is the first under the header) and column.
+    Relative paths count from the samplesheet's own folder, symbolic links resolved; URLs are left unchecked. A row
+    whose image is a folder stands for the scans of that BIDS dataset. kinds: label -> classification or regression,
+    overrules what the values suggest. tables: more labels, joined by subject. split_file: the user's own split.
+    Raises InputError with every problem of the sheet, the tables and the files, by row (1 is the first under the
+    header) and column.
     """
-    sheet = read_sheet(Path(samplesheet))
-    problems = column_problems(sheet)
+    sheet = read_scans(Path(samplesheet))
+    problems = [] if sheet.path.is_dir() else column_problems(sheet)
+    whole = set(REQUIRED) <= set(sheet.frame.columns)
+    if whole:
+        sheet, found = with_folders(sheet)
+        sheet, more = join_tables(sheet, tables)
+        problems += found + more
     labels = {
         name: read_label(sheet.frame[name], (kinds or {}).get(name))
         for name in sheet.frame.columns
         if name not in REQUIRED + OPTIONAL
     }
     problems += _kind_problems(sheet, labels, kinds or {}) + cell_problems(sheet)
-    if set(REQUIRED) <= set(sheet.frame.columns):
+    folds, warnings = None, []
+    if whole:
         scans = _scans(sheet)
-        problems += _repeated(sheet, scans) + _person_problems(sheet, scans) + _file_problems(sheet, scans)
+        problems += _repeated(sheet, scans) + _person_problems(sheet, scans) + file_problems(sheet, scans)
+        if split_file is not None:
+            folds, warnings, found = _split(Path(split_file), scans)
+            problems += found
     if problems:
         raise InputError(problems)
     table = scans.assign(**{name: label.values for name, label in labels.items()})
-    summary = _summary(table, labels) | {"warnings": _warnings(sheet, table, labels)}
+    warnings = [*sheet.warnings, *_warnings(sheet, table, labels), *warnings]
+    summary = _summary(table, labels) | {"split_file": folds, "warnings": warnings}
     return Cohort(table.sort_values("scan_id", ignore_index=True), summary)
 
 
@@ -61,19 +76,25 @@ def _scans(sheet: Sheet) -> pd.DataFrame:
     """The columns COLUMNS for each row of the sheet, defaults filled in, paths absolute."""
     frame, folder = sheet.frame, os.path.dirname(os.path.realpath(sheet.path))
     empty = pd.Series("", index=frame.index, dtype="str")
-    session, modality, person, mask = (frame.get(name, empty) for name in ("session", "modality", "person", "mask"))
+    session, modality, person = (frame.get(name, empty) for name in ("session", "modality", "person"))
     scans = frame[["cohort", "subject"]].copy()
     scans["session"] = session.where(session != "", "1")
     scans["modality"] = modality.where(modality != "", "T1w")
     scans["person"] = person.where(person != "", scans["cohort"] + "/" + scans["subject"])
     scans["scan_id"] = scans["cohort"] + "/" + scans["subject"] + "/" + scans["session"] + "/" + scans["modality"]
-    scans["image"] = frame["image"].map(lambda cell: _absolute(cell, folder))
-    scans["mask"] = mask.map(lambda cell: _absolute(cell, folder) if cell else None).astype("str")
+    scans["image"] = frame["image"].map(lambda cell: absolute(cell, folder))
+    for name in ("mask", "confounds"):
+        cells = frame.get(name, empty)
+        scans[name] = cells.map(lambda cell: absolute(cell, folder) if cell else None).astype("str")
     return scans[COLUMNS]
 
 
-def _absolute(cell: str, folder: str) -> str:
-    return cell if URL.match(cell) else os.path.normpath(os.path.join(folder, cell))
+def _split(path: Path, scans: pd.DataFrame):
+    """The folds of a split file with its warnings and problems."""
+    try:
+        return *read_split(path, scans), []
+    except InputError as error:
+        return None, [], error.problems
 
 
 def _kind_problems(sheet: Sheet, labels: dict[str, Label], kinds: dict[str, str]) -> list[Problem]:
@@ -95,13 +116,15 @@ def _repeated(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:
     problems = []
     first = scans.drop_duplicates("scan_id").reset_index().set_index("scan_id")["index"]
     for row, scan in scans.loc[scans["scan_id"].duplicated(), "scan_id"].items():
-        message = f"the scan {scan} stands already in row {first[scan]}"
+        message = f"the scan {scan} stands already in {sheet.name(first[scan])}"
         problems.append(Problem(sheet.place(row, "subject"), message, "tell them apart by session or modality"))
     files = scans["image"][scans["image"] != ""].map(lambda path: path if URL.match(path) else os.path.realpath(path))
     first = {file: row for row, file in reversed(list(files.items()))}
     for row, file in files[files.duplicated()].items():
         if scans.at[row, "scan_id"] != scans.at[first[file], "scan_id"]:
-            problems.append(Problem(sheet.place(row, "image"), f"the same file as in row {first[file]}: {file}"))
+            problems.append(
+                Problem(sheet.place(row, "image"), f"the same file as in {sheet.name(first[file])}: {file}")
+            )
     return problems
 
 
@@ -113,45 +136,24 @@ def _person_problems(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:
     for row, scan in distinct[distinct.duplicated(["cohort", "subject"])].iterrows():
         other = first.loc[(scan["cohort"], scan["subject"])]
         message = f"{scan['cohort']}/{scan['subject']} is the person '{scan['person']}' here and "
-        problems.append(Problem(sheet.place(row, "person"), f"{message}'{other['person']}' in row {other['index']}"))
+        problems.append(
+            Problem(sheet.place(row, "person"), f"{message}'{other['person']}' in {sheet.name(other['index'])}")
+        )
     told = sheet.frame["person"] != "" if "person" in sheet.frame else pd.Series(False, index=scans.index)
     shared = scans.groupby("subject")["cohort"].transform("nunique") > 1
     unclear = scans[shared & ~told & (scans["subject"] != "")]
     if len(unclear):
         names = unclear["subject"].drop_duplicates()
         places = scans[scans["subject"] == names.iloc[0]].drop_duplicates("cohort")
-        where = " and ".join(f"{cohort} (row {row})" for row, cohort in places["cohort"].items())
+        where = " and ".join(f"{cohort} ({sheet.name(row)})" for row, cohort in places["cohort"].items())
         others = f", and so do {len(names) - 1} more" if len(names) > 1 else ""
         message = f"'{names.iloc[0]}' stands in {where}{others}; nothing says whether that is one person"
-        hint = "fill the column person: the same name in each row if it is one person, different names if not"
+        hint = (
+            "fill the column person: the same name in each row if it is one person, different names if not; for a BIDS "
+        )
+        hint += "folder, one name for the whole of it"
         problems.append(Problem(f"{sheet.path.name}, column subject", message, hint))
     return problems
-
-
-def _file_problems(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:
-    cells = [
-        (row, column, path)
-        for column in ("image", "mask")
-        for row, path in scans[column].dropna().items()
-        if sheet.frame.at[row, column] and not URL.match(path)
-    ]
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(header_problem, [path for _, _, path in cells]))
-    problems = []
-    for (row, column, path), problem in zip(cells, found):
-        if problem == "file not found":
-            problems.append(Problem(sheet.place(row, column), f"file not found: {path}", _near_file(path)))
-        elif problem:
-            problems.append(Problem(sheet.place(row, column), f"{path}: {problem}"))
-    return problems
-
-
-def _near_file(path: str) -> str:
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        return f"there is no folder {folder}"
-    hint = nearest(os.path.basename(path), os.listdir(folder))
-    return hint if hint.startswith("did") else ""
 
 
 def _summary(table: pd.DataFrame, labels: dict[str, Label]) -> dict:
@@ -171,18 +173,13 @@ def _warnings(sheet: Sheet, table: pd.DataFrame, labels: dict[str, Label]) -> li
     warnings = []
     for name, label in labels.items():
         if label.odd:
-            rows = [f"row {row} '{label.values[row]}'" for row in label.odd]
-            warnings.append(f"{name}: taken as text because of {_some(rows)}")
+            rows = [f"{sheet.name(row)} '{label.values[row]}'" for row in label.odd]
+            warnings.append(f"{name}: taken as text because of {some(rows)}")
         for cohort, part in table.groupby("cohort"):
             lacking = part.loc[part[name].isna(), "scan_id"]
             if 0 < len(lacking) < len(part):
-                warnings.append(f"{cohort}: {len(lacking)} of {len(part)} scans have no {name}: {_some(lacking)}")
+                warnings.append(f"{cohort}: {len(lacking)} of {len(part)} scans have no {name}: {some(lacking)}")
     return warnings
-
-
-def _some(items: Iterable[str]) -> str:
-    items = list(items)
-    return ", ".join(items[:NAMED]) + (f" and {len(items) - NAMED} more" if len(items) > NAMED else "")
 
 
 def chunks(scan_ids: Iterable[str], chunk_size: int) -> dict[str, list[str]]:
@@ -212,9 +209,10 @@ def _divided(part: list[tuple[str, str]], prefix: str, size: int):
 
 def chunk_files(table: pd.DataFrame, chunk_size: int) -> dict[str, dict]:
     """Chunk -> what chunk-<chunk>.json holds, for the table of a cohort."""
+    columns = ["scan_id", "modality", "image", "mask", "confounds"]
     scans = {
-        scan: {"scan_id": scan, "image": image, "mask": None if pd.isna(mask) else mask}
-        for scan, image, mask in zip(table["scan_id"], table["image"], table["mask"])
+        row[0]: {name: None if pd.isna(cell) else cell for name, cell in zip(columns, row)}
+        for row in table[columns].itertuples(index=False)
     }
     return {
         chunk: {"chunk": chunk, "scans": [scans[scan] for scan in part]}

@@ -1,6 +1,7 @@
 """Labels as a samplesheet gives them: text or numbers, classes or quantities."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,21 +44,39 @@ def read_label(cells: pd.Series, kind: str | None = None) -> Label:
     All numbers: float64; otherwise text, as written. Text and at most 10 distinct whole numbers are classification,
     else regression. Classes are sorted, whole numbers written without a decimal point.
     """
-    missing = cells.str.casefold().isin(MISSING)
-    present = cells[~missing]
+    unknown = missing(cells)
+    present = cells[~unknown]
     is_number = present.map(lambda cell: NUMBER.fullmatch(cell) is not None).astype(bool)
     if is_number.all():
-        values = cells.where(~missing).astype("float64")
+        values = cells.where(~unknown).astype("float64")
         distinct = sorted(set(values.dropna()))
         few_whole = 0 < len(distinct) <= FEW and all(value.is_integer() for value in distinct)
         kind = kind or ("classification" if few_whole else "regression")
         classes, odd = [class_name(value) for value in distinct], []
     else:
-        values = cells.where(~missing)
+        values = cells.where(~unknown)
         kind = kind or "classification"
         classes = sorted(set(present))
         odd = list(present.index[~is_number]) if is_number.mean() >= 0.5 else []
     return Label(values, kind, classes if kind == "classification" else [], odd)
+
+
+def missing(cells: pd.Series) -> pd.Series:
+    """Where the text of cells says that a label is not known."""
+    return cells.str.casefold().isin(MISSING)
+
+
+def same_value(one: str, other: str) -> bool:
+    """Whether two cells say the same: equal text, or equal numbers however written."""
+    if one == other:
+        return True
+    return bool(NUMBER.fullmatch(one) and NUMBER.fullmatch(other)) and float(one) == float(other)
+
+
+def some(items: Iterable, named: int = 5) -> str:
+    """The first of many things as text, and how many more there are."""
+    items = [str(item) for item in items]
+    return ", ".join(items[:named]) + (f" and {len(items) - named} more" if len(items) > named else "")
 
 
 def class_name(value: float) -> str:

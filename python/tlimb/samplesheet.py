@@ -1,9 +1,9 @@
-"""A samplesheet as text: its rows, its columns, and where each cell stands."""
+"""Tables as text: a samplesheet's rows and columns, and where each cell stands."""
 
 import csv
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pandas as pd
 from tlimb.errors import InputError, Problem, nearest
 
 REQUIRED = ("cohort", "subject", "image")
-OPTIONAL = ("session", "modality", "mask", "person")
+OPTIONAL = ("session", "modality", "mask", "confounds", "person")
 RESERVED = ("scan_id", "split", "role", "chunk", "digest", "status", "content")
 """Columns of tables that tlimb writes and joins; a label cannot have their names."""
 
@@ -25,64 +25,78 @@ ALLOWED = {
 }
 """What cells of the columns that make up ids may hold."""
 
+BINARY = {".xls", ".xlsx", ".ods", ".parquet", ".sav", ".rda", ".xpt"}
+"""Kinds of tables that people have and that are not text."""
+
 
 @dataclass(frozen=True)
 class Sheet:
-    """The cells of a samplesheet as stripped text.
+    """The cells of a table as stripped text.
 
-    frame: one row a scan, labelled 1, 2, ... as users count them.  lines: line of the file on which each row ends.
+    frame: one row a scan (a person, ...), labelled 1, 2, ... as users count them.  names: what messages call each row,
+    `row 3` or a file of a BIDS folder.  places: where it stands, `cohorts.csv, row 3 (line 4)`.  warnings: what was
+    odd on the way.
     """
 
     path: Path
     frame: pd.DataFrame
-    lines: list[int]
+    names: list[str]
+    places: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+    def name(self, row: int) -> str:
+        """What messages call a row."""
+        return self.names[row - 1]
 
     def place(self, row: int, column: str) -> str:
-        """Where a cell stands, as problems say it; rows count from 1 under the header."""
-        return f"{self.path.name}, row {row} (line {self.lines[row - 1]}), column {column}"
+        """Where a cell stands, as problems say it."""
+        return f"{self.places[row - 1]}, column {column}"
 
 
-def read_sheet(path: Path) -> Sheet:
+def read_sheet(path: Path, what: str = "the samplesheet", columns=REQUIRED) -> Sheet:
     """The cells of a CSV or TSV file in UTF-8, with or without a byte order mark; empty lines are passed over.
 
     A name that ends in .tsv or a header with tabs and no commas means tabs; a header with semicolons and no commas,
-    semicolons. Raises InputError where the file cannot be read, is empty, or rows do not match the header.
+    semicolons. what: what messages call the table; columns: those it should have. Raises InputError where the file
+    cannot be read, is empty, or rows do not match the header.
     """
-    lines, rows = _rows(path)
+    lines, rows = read_rows(path, what)
     if not rows:
-        hint = f"expected the columns {', '.join(REQUIRED)}"
-        raise InputError([Problem(path.name, "the samplesheet is empty", hint)])
+        hint = f"expected the columns {', '.join(columns)}"
+        raise InputError([Problem(path.name, f"{what} is empty", hint)])
     header, rows, lines = rows[0], rows[1:], lines[1:]
-    problems = [] if rows else [Problem(path.name, "the samplesheet has a header and no rows")]
-    for number, (row, line) in enumerate(zip(rows, lines), start=1):
-        if len(row) != len(header):
-            problems.append(
-                Problem(f"{path.name}, row {number} (line {line})", f"{len(row)} cells, the header has {len(header)}")
-            )
+    names = [f"row {number}" for number in range(1, len(rows) + 1)]
+    places = [f"{path.name}, {name} (line {line})" for name, line in zip(names, lines)]
+    problems = [] if rows else [Problem(path.name, f"{what} has a header and no rows")]
+    problems += [
+        Problem(place, f"{len(row)} cells, the header has {len(header)}")
+        for row, place in zip(rows, places)
+        if len(row) != len(header)
+    ]
     repeated = [name for name, count in Counter(header).items() if count > 1 and name]
     problems += [Problem(f"{path.name}, column {name}", "stands more than once in the header") for name in repeated]
-    if problems:
-        raise InputError(problems)
-    unnamed = [place for place, name in enumerate(header) if not name]
-    for place in unnamed:
-        if any(row[place] for row in rows):
-            problems.append(Problem(f"{path.name}, column {place + 1}", "has values and no name"))
+    if not problems:
+        unnamed = [place for place, name in enumerate(header) if not name and any(row[place] for row in rows)]
+        problems = [Problem(f"{path.name}, column {place + 1}", "has values and no name") for place in unnamed]
     if problems:
         raise InputError(problems)
     cells = {name: [row[place] for row in rows] for place, name in enumerate(header) if name}
-    return Sheet(path, pd.DataFrame(cells, index=range(1, len(rows) + 1), dtype="str"), lines)
+    return Sheet(path, pd.DataFrame(cells, index=range(1, len(rows) + 1), dtype="str"), names, places)
 
 
-def _rows(path: Path) -> tuple[list[int], list[list[str]]]:
+def read_rows(path: Path, what: str = "the table") -> tuple[list[int], list[list[str]]]:
+    """The rows of a text table that are not empty, header first, and the line on which each ends."""
+    if path.suffix.lower() in BINARY:
+        raise InputError([Problem(str(path), f"expected CSV or TSV, found {path.suffix}", "save it as CSV")])
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError([Problem(str(path), "samplesheet not found")]) from None
+        raise InputError([Problem(str(path), f"{what.removeprefix('the ')} not found")]) from None
     except UnicodeDecodeError as error:
         raise InputError([Problem(path.name, f"not UTF-8 at byte {error.start}", "save it as UTF-8")]) from None
     except OSError as error:
         raise InputError([Problem(str(path), f"cannot be read: {error.strerror}")]) from None
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=_delimiter(path, text), strict=True)
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter(path, text), strict=True)
     lines, rows = [], []
     try:
         for row in reader:
@@ -94,9 +108,10 @@ def _rows(path: Path) -> tuple[list[int], list[list[str]]]:
     return lines, rows
 
 
-def _delimiter(path: Path, text: str) -> str:
+def delimiter(path: Path, text: str) -> str:
+    """What separates the cells of a table that begins with `text`."""
     header = text.lstrip("\r\n").split("\n", 1)[0]
-    if path.suffix == ".tsv":
+    if path.suffix.lower() == ".tsv":
         return "\t"
     return next((mark for mark in ",\t;" if mark in header), ",")
 
@@ -129,6 +144,11 @@ def cell_problems(sheet: Sheet) -> list[Problem]:
             if column in REQUIRED and not cell:
                 problems.append(Problem(sheet.place(row, column), "empty, expected a value"))
             elif column in ALLOWED and not re.fullmatch(ALLOWED[column], cell):
-                marks = "letters, digits and . _ + -" + (" /" if column == "person" else "")
-                problems.append(Problem(sheet.place(row, column), f"'{cell}' holds other characters than {marks}"))
+                problems.append(odd_characters(sheet.place(row, column), column, cell))
     return problems
+
+
+def odd_characters(where: str, column: str, cell: str) -> Problem:
+    """The problem of a cell with characters that ids cannot hold."""
+    marks = "letters, digits and . _ + -" + (" /" if column == "person" else "")
+    return Problem(where, f"'{cell}' holds other characters than {marks}")

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from contracts import check_json, check_table
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tlimb import scan_files
 from tlimb.cohort import chunk_files, chunks, read_cohort
 from tlimb.errors import InputError
 from tlimb.labels import read_label
+from tlimb.split_file import ROLES
 
 
 def image(path, shape=(4, 5, 6), dtype=np.float32):
@@ -33,14 +35,14 @@ def sheet(tmp_path):
     return write
 
 
-def problems(path, kinds=None) -> list[str]:
+def problems(path, kinds=None, **options) -> list[str]:
     with pytest.raises(InputError) as caught:
-        read_cohort(path, kinds)
+        read_cohort(path, kinds, **options)
     return [str(problem) for problem in caught.value.problems]
 
 
-def only(path, kinds=None) -> str:
-    (problem,) = problems(path, kinds)
+def only(path, kinds=None, **options) -> str:
+    (problem,) = problems(path, kinds, **options)
     return problem
 
 
@@ -166,7 +168,7 @@ def test_a_sheet_that_cannot_be_read_says_why(sheet, tmp_path):
     assert "is empty" in only(sheet(""))
     assert "no rows" in only(sheet("cohort,subject,image\n"))
     assert "not UTF-8" in only(sheet("cohort,subject,image\nx,é,a.nii.gz\n", encoding="latin-1"))
-    assert "cannot be read" in only(tmp_path)
+    assert "save it as CSV" in only(tmp_path / "cohorts.xlsx")
     assert "not a readable table" in only(sheet('cohort,subject,image\nx,"s1"1,a.nii.gz\n'))
 
 
@@ -261,6 +263,175 @@ def test_numbers_survive_being_written_and_read(values):
     distinct = {value for value in values if value is not None}
     whole = all(float(value).is_integer() for value in distinct)
     assert (label.kind == "classification") == (whole and 0 < len(set(map(float, distinct))) <= 10)
+
+
+# Tables of labels
+
+PLAIN = (
+    "cohort,subject,session,image,age\nx,s1,1,a.nii.gz,30\nx,s1,2,b.nii.gz,\nx,s2,1,c.nii.gz,40\ny,s3,,d.nii.gz,50\n"
+)
+
+
+def test_labels_are_joined_by_subject_session_and_cohort(sheet):
+    path = sheet(PLAIN)
+    by_subject = sheet("subject;apoe\ns1;e3\ns3;e4\n", "apoe.csv")
+    by_session = sheet(
+        "cohort\tsubject\tsession\tmmse\r\nx\ts1\t2\t27\r\nx\ts1\t1\t29.0\r\ny\ts3\t1\tn/a\r\n", "mmse.tsv"
+    )
+    cohort = read_cohort(path, tables=[by_subject, by_session])
+    table = cohort.table.set_index("scan_id")
+    assert table["apoe"].fillna("").tolist() == ["e3", "e3", "", "e4"]
+    assert table["mmse"].tolist()[:2] == [29, 27] and table["mmse"].isna().tolist() == [False, False, True, True]
+    assert cohort.summary["labels"]["apoe"]["n"] == 3
+    assert "x: 1 of 3 scans have no apoe: x/s2/1/T1w" in cohort.summary["warnings"]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.permutations(range(6)), st.sets(st.integers(0, 5)))
+def test_a_join_agrees_with_a_look_up_row_by_row(sheet, order, listed):
+    rows = [f"{'xy'[i % 2]},s{i // 2},{'abcdef'[i]}.nii.gz,{'xy'[i % 2]}{i // 2}\n" for i in range(6)]
+    path = sheet("cohort,subject,image,person\n" + "".join(rows))
+    lines = [f"{'xy'[i % 2]},s{i // 2},{i * 7}\n" for i in order if i in listed]
+    if lines:
+        table = read_cohort(path, tables=[sheet("cohort,subject,score\n" + "".join(lines), "scores.csv")]).table
+        for i, value in enumerate(
+            table.set_index("scan_id").loc[[f"{'xy'[i % 2]}/s{i // 2}/1/T1w" for i in range(6)], "score"]
+        ):
+            assert value == i * 7 if i in listed else np.isnan(value)
+
+
+def test_a_label_in_two_places_must_say_the_same(sheet):
+    same = sheet("subject,age\ns2,40.0\ns1,n/a\n", "ages.csv")
+    assert read_cohort(sheet(PLAIN), tables=[same]).table["age"].tolist()[2] == 40
+    other = sheet("subject,age\ns2,41\n", "ages.csv")
+    found = only(sheet(PLAIN), tables=[other])
+    assert (
+        found == "ages.csv, row 1 (line 2), column age: '41' here, and '40' for the scan in cohorts.csv, row 3 (line 4)"
+    )
+
+
+def test_rows_that_fit_no_scan_are_a_warning(sheet):
+    table = sheet("subject,session,score\ns9,1,3\ns1,7,3\ns2,1,3\n", "scores.csv")
+    warnings = read_cohort(sheet(PLAIN), tables=[table]).summary["warnings"]
+    assert "scores.csv: 2 of 3 rows fit no scan: s9 1, s1 7" in warnings
+
+
+def test_what_is_wrong_with_a_table_of_labels_is_told(sheet, tmp_path):
+    path = sheet(PLAIN)
+    assert "'s1' stands already in row 1" in only(path, tables=[sheet("subject,score\ns1,3\ns1,3\n", "t.csv")])
+    assert "did you mean 'subjct'" in only(path, tables=[sheet("subjct,score\ns1,3\n", "t.csv")])
+    assert "column image: cannot stand" in only(path, tables=[sheet("subject,image\ns1,3\n", "t.csv")])
+    assert "column subject: empty" in only(path, tables=[sheet("subject,score\n,3\n", "t.csv")])
+    assert "not found" in only(path, tables=[tmp_path / "none.csv"])
+    assert "save it as CSV" in only(path, tables=[tmp_path / "none.xlsx"])
+
+
+def test_a_subject_of_several_cohorts_needs_a_column_cohort(sheet):
+    path = sheet("cohort,subject,image,person\nx,s1,a.nii.gz,p1\ny,s1,b.nii.gz,{}\n".format("p2"))
+    found = only(path, tables=[sheet("subject,score\ns1,3\n", "t.csv")])
+    assert "'s1' stands in the cohorts x and y (add a column cohort" in found
+    told = sheet("cohort,subject,score\ny,s1,3\n", "t.csv")
+    assert read_cohort(path, tables=[told]).table["score"].fillna(0).tolist() == [0, 3]
+    path = sheet("cohort,subject,image,person\nx,s1,a.nii.gz,p1\ny,s1,b.nii.gz,p1\n")
+    assert read_cohort(path, tables=[sheet("subject,score\ns1,3\n", "t.csv")]).table["score"].tolist() == [3, 3]
+
+
+def test_a_table_may_say_who_is_one_person(sheet):
+    path = sheet("cohort,subject,image\nx,s1,a.nii.gz\ny,t1,b.nii.gz\ny,t2,c.nii.gz\n")
+    people = sheet("cohort,subject,person\nx,s1,anna\ny,t1,anna\n", "people.csv")
+    assert read_cohort(path, tables=[people]).table["person"].tolist() == ["anna", "anna", "y/t2"]
+
+
+def test_a_label_of_many_scans_that_disagrees_is_not_told_a_thousand_times(sheet):
+    rows = "".join(f"x,s{i},s3://b/{i}.nii.gz,1\n" for i in range(50))
+    table = "subject,score\n" + "".join(f"s{i},2\n" for i in range(50))
+    found = problems(sheet("cohort,subject,image,score\n" + rows), tables=[sheet(table, "t.csv")])
+    assert len(found) == 6 and "45 more cells disagree" in found[-1]
+
+
+# Split files
+
+FOUR = "cohort,subject,image,person\nx,s1,a.nii.gz,\nx,s2,b.nii.gz,\nx,s3,c.nii.gz,\ny,t1,d.nii.gz,x/s1\n"
+
+
+def test_a_split_file_becomes_folds_of_persons(sheet):
+    path = sheet(FOUR)
+    split = sheet("subject,role\ns1,train\nt1,train\ns2,validation\ns3,test\n", "split.csv")
+    summary = read_cohort(path, split_file=split).summary
+    check_json("cohort", summary)
+    assert summary["split_file"] == {"0": {"train": ["x/s1"], "validation": ["x/s2"], "test": ["x/s3"]}}
+    rows = [
+        f"{person},{role},{fold}"
+        for fold in (0, 1)
+        for person, role in zip(("x/s1", "x/s2", "x/s3"), ROLES[fold:] + ROLES[:fold])
+    ]
+    split = sheet("person,role,fold\n" + "\n".join(rows), "split.csv")
+    folds = read_cohort(path, split_file=split).summary["split_file"]
+    assert folds["1"] == {"train": ["x/s3"], "validation": ["x/s1"], "test": ["x/s2"]} and set(folds) == {"0", "1"}
+    split = sheet("scan_id\trole\nx/s1/1/T1w\ttrain\nx/s2/1/T1w\tvalidation\nx/s3/1/T1w\ttest\n", "split.tsv")
+    assert read_cohort(path, split_file=split).summary["split_file"]["0"]["test"] == ["x/s3"]
+    assert read_cohort(path).summary["split_file"] is None
+
+
+def test_roles_by_other_words_are_told_the_right_ones(sheet):
+    path = sheet(FOUR)
+    found = problems(path, split_file=sheet("subject,role\ns1,training\ns2,val\ns3,Test\ns3,tset\n", "split.csv"))
+    assert [text.split("did you mean ")[1] for text in found] == ["'train'?)", "'validation'?)", "'test'?)", "'test'?)"]
+    assert found[1].startswith("split.csv, row 2 (line 3), column role: 'val', expected train, validation or test")
+
+
+def test_a_person_in_two_roles_of_a_fold_is_an_error_with_the_name(sheet):
+    split = sheet("cohort,subject,role\nx,s1,train\ny,t1,test\nx,s2,validation\nx,s3,test\n", "split.csv")
+    found = only(sheet(FOUR), split_file=split)
+    assert found == "split.csv, fold 0: x/s1 is in train (row 1) and test (row 2)"
+
+
+def test_what_is_wrong_with_a_split_file_is_told(sheet):
+    path = sheet(FOUR)
+    assert "no scan of 's9' (valid: s1, s2, s3, t1)" in only(
+        path, split_file=sheet("subject,role\ns9,train\n", "s.csv")
+    )
+    assert "found none of them" in problems(path, split_file=sheet("name,role\ns1,train\n", "s.csv"))[0]
+    assert "'role' is missing" in problems(path, split_file=sheet("subject,rolle\ns1,train\n", "s.csv"))[0]
+    found = problems(path, split_file=sheet("subject,role\ns1,train\n", "s.csv"))
+    assert found == ["s.csv, fold 0: nobody has the role validation", "s.csv, fold 0: nobody has the role test"]
+
+
+def test_persons_of_a_cohort_that_the_split_file_leaves_out_are_a_warning(sheet):
+    path = sheet(PLAIN + "x,s4,,e.nii.gz,1\n")
+    split = sheet("subject,role\ns1,train\ns2,validation\ns3,test\n", "split.csv")
+    warnings = read_cohort(path, split_file=split).summary["warnings"]
+    assert "split.csv: 1 of 3 persons of x have no role in fold 0: x/s4" in warnings
+
+
+# Time series
+
+
+def test_series_and_their_confounds_are_checked_as_such(sheet, tmp_path):
+    image(tmp_path / "bold.nii.gz", (4, 4, 4, 20))
+    (tmp_path / "good.csv").write_text("a,b\n" + "1,2\n" * 20)
+    (tmp_path / "c.tsv").write_text("trans_x\n0\n")
+    (tmp_path / "empty.tsv").write_text("")
+    head = "cohort,subject,modality,image,confounds\n"
+    table = read_cohort(sheet(head + "x,s1,bold,bold.nii.gz,c.tsv\nx,s2,bold,good.csv,\nx,s3,,a.nii.gz,\n")).table
+    assert table["confounds"][0] == str(tmp_path.resolve() / "c.tsv") and table["confounds"].isna().sum() == 2
+    found = problems(sheet(head + "x,s1,bold,a.nii.gz,empty.tsv\nx,s2,T1w,good.csv,\nx,s3,bold,bold.nii.gz,gone.tsv\n"))
+    assert len(found) == 4
+    assert "row 1 (line 2), column image" in found[0] and "4D" in found[0]
+    assert "row 2 (line 3), column image" in found[1] and "expected a NIfTI file" in found[1]
+    assert "row 1 (line 2), column confounds" in found[2] and "empty" in found[2]
+    assert "file not found" in found[3]
+
+
+def test_many_files_are_checked_by_several_processes_with_the_same_result(sheet, tmp_path, monkeypatch):
+    monkeypatch.setattr(scan_files, "MANY", 10)
+    monkeypatch.setattr(scan_files, "PART", 7)
+    content = (tmp_path / "a.nii.gz").read_bytes()
+    for i in range(40):
+        (tmp_path / f"s{i}.nii.gz").write_bytes(content if i % 19 else b"")
+    rows = "".join(f"x,s{i},s{i}.nii.gz\n" for i in range(40))
+    found = problems(sheet("cohort,subject,image\n" + rows))
+    assert [text.split(" (")[0] for text in found] == [f"cohorts.csv, row {row}" for row in (1, 20, 39)]
 
 
 # Chunks

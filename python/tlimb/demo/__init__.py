@@ -1,4 +1,4 @@
-"""The demo: two cohorts made from the MNI152 template with planted anatomy, and the oracle of what can be found."""
+"""The demo: cohorts made from the MNI152 template with planted anatomy or rhythms, and the oracle of what can be found."""
 
 from pathlib import Path
 
@@ -26,3 +26,15 @@ def demo_cohort_command(out: Path, scans: int, seed: int, workers: int) -> None:
     if clinic < 2 * TEST_PERSONS:
         enough = f"for a test part of {TEST_PERSONS} take --scans {5 * TEST_PERSONS} or more"
         click.echo(f"Half of clinic is {clinic // 2} persons: {enough}.", err=True)
+
+
+@click.command("demo-series")
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--persons", type=click.IntRange(min=16), default=48, show_default=True, help="Persons of both cohorts.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides on persons, rhythms and noise.")
+@told_plainly
+def demo_series_command(out: Path, persons: int, seed: int) -> None:
+    """Make two cohorts of fMRI time series in OUT: `parcels` (tables) with ages and `clinic` (images) with a diagnosis."""
+    from tlimb.demo.series import write_series_cohort
+
+    click.echo(f"{write_series_cohort(out, persons, seed)}: {persons} persons; assets/sweeps/series.json is a sweep over them")
