@@ -1,13 +1,17 @@
 """A small, complete result tree as a finished run leaves it, with simulated predictions, for tests and for looking."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from tlimb.config import Split, Stage
 from tlimb.evaluation.metrics import score
 from tlimb.files import digest, write_csv, write_json, write_jsonl, write_parquet, write_text
+from tlimb.search.space import candidate_of
+from tlimb.splits import PART, resolved
 
 CLASSES = ["control", "patient"]
 SKILL = {"scratch": 0.55, "frozen": 1.2, "full": 1.5}  # distance of the two groups in standard deviations of the score
@@ -16,15 +20,17 @@ CHANCE = np.random.default_rng  # each part of the tree draws from a generator o
 
 
 def write_results_tree(
-    root: Path, *, skill: dict = SKILL, seeds: int = 3, persons: int = 120, failing: bool = True
+    root: Path, *, skill: dict = SKILL, seeds: int = 3, persons: int = 120, failing: bool = True, split: dict | None = None
 ) -> dict:
     """Write sweep.json, cohort.json, search/, store/, encoders/, models/ and scores/ under `root`.
 
     Strategies scratch, frozen, full with two learning rates and L2-SP on and off; where `failing`, one trial diverges,
-    one pretraining fails and two scans are unreadable. `persons` are split 3:1:2 into test, validation, train.
+    one pretraining fails and two scans are unreadable. `split` changes the split's settings, for folds or replicates.
+    `persons` are those on test: in a holdout a third as many validate, in folds everybody is tested once.
     Returns the arguments of `tlimb.ranking.results.read_results`.
     """
-    sweep = _sweep(seeds)
+    split = Split(**SPLIT | (split or {})).model_dump()
+    sweep = _sweep(seeds, split)
     write_json(root / "sweep.json", sweep)
     write_json(root / "cohort.json", _cohort(persons))
     _write_store(root / "store" / "default", persons, failing)
@@ -46,28 +52,22 @@ def write_results_tree(
 
 
 def _stage(name: str, target: str, cohort: str, epochs: int, lr: float, **more) -> dict:
-    return {
+    module = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial"}}
+    facts = {
         "name": name,
         "targets": [target],
         "epochs": epochs,
-        "batch_size": 16,
-        "data": {"labelled": {"cohort": [cohort], "n": None}, "recipe": "default"}
-        | {"module": {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial"}}},
-        "objective": {"primary": None, "auxiliary": []},
+        "data": {"labelled": {"cohort": [cohort]}, "module": module},
         "optimizer": {"class_path": "AdamW", "init_args": {"lr": lr}},
-        "scheduler": None,
-        "gradient_clip": None,
         "early_stopping": {"patience": 5, "min_delta": 0.0},
-        "monitor": "validation_loss",
-        "split": None,
-        "disjoint": False,
-    } | more
+    }
+    return Stage.model_validate(facts | more).model_dump()
 
 
-SPLIT = {"scheme": "holdout", "validation": 0.167, "test": 0.5, "stratify": ["diagnosis"], "seed": 0, "n": None}
+SPLIT = {"validation": 0.167, "test": 0.5, "stratify": ["diagnosis"]}
 
 
-def _sweep(seeds: int) -> dict:
+def _sweep(seeds: int, split: dict) -> dict:
     space = {
         "stages.*.optimizer.init_args.lr": [0.001, 0.01],
         "stages.finetune.strategy": ["scratch", "frozen", "full"],
@@ -82,7 +82,7 @@ def _sweep(seeds: int) -> dict:
             _stage("pretrain", "age", "lifespan", 10, 0.001, strategy=None),
             _stage("finetune", "diagnosis", "clinic", 20, 0.001, strategy="full"),
         ],
-        "split": SPLIT,
+        "split": split,
         "evaluate": {"external": [], "bootstrap": 200, "confidence": 0.95, "seed": 0},
         "search": {"method": "grid", "metric": None, "seeds": list(range(seeds)), "space": space},
     }
@@ -99,22 +99,23 @@ def _cohort(persons: int) -> dict:
             "diagnosis": {"kind": "classification", "classes": CLASSES, "n": size},
         },
         "warnings": [],
+        "split_file": None,
     }
 
 
 def _search(sweep: dict) -> tuple[list[dict], list[dict]]:
     trials, pretrainings = {}, {}
-    for seed in sweep["search"]["seeds"]:
-        for lr in (0.001, 0.01):
-            for strategy, auxiliary in [("scratch", []), ("frozen", []), ("full", []), ("full", [L2SP])]:
-                init = "" if strategy == "scratch" else _add_pretraining(pretrainings, sweep, seed, lr)
-                last = _stage("finetune", "diagnosis", "clinic", 20, lr, strategy=strategy)
-                last["objective"] = {"primary": None, "auxiliary": auxiliary}
-                first = [pretrainings[init]["spec"]["stage"]] if init else []
-                spec = {"architecture": sweep["architecture"], "split": SPLIT, "stages": [*first, last]}
-                facts = {"candidate": digest(spec), "round": 1, "split": digest(SPLIT), "init": init, "budget": 20}
-                trial = {"id": digest(spec | {"seed": seed})} | facts | {"spec": spec | {"seed": seed}}
-                trials[trial["id"]] = trial
+    starts = [("scratch", []), ("frozen", []), ("full", []), ("full", [L2SP])]
+    for seed, lr, (strategy, auxiliary) in product(sweep["search"]["seeds"], (0.001, 0.01), starts):
+        init = "" if strategy == "scratch" else _add_pretraining(pretrainings, sweep, seed, lr)
+        last = _stage("finetune", "diagnosis", "clinic", 20, lr, strategy=strategy)
+        last["objective"] = {"primary": None, "auxiliary": auxiliary}
+        first = [pretrainings[init]["spec"]["stage"]] if init else []
+        for split in resolved(sweep["split"]):
+            spec = {"architecture": sweep["architecture"], "seed": seed, "split": split, "stages": [*first, last]}
+            facts = {"candidate": candidate_of(spec), "round": 1, "split": digest(split), "init": init, "budget": 20}
+            trial = {"id": digest(spec)} | facts | {"spec": spec}
+            trials[trial["id"]] = trial
     return list(trials.values()), list(pretrainings.values())
 
 
@@ -142,6 +143,7 @@ def _write_store(folder: Path, persons: int, failing: bool) -> None:
         index["snr"] = rng.normal(21, 2.5, size)
         index["displacement"] = rng.gamma(9, 0.7, size)
         index["warnings"] = ""
+        _add_quality(rng, index)
         index.loc[7, ["mask_overlap", "warnings"]] = [0.71, "little overlap with the template (0.71)"]
         index.loc[12, "displacement"] = 31.0
         if failing and cohort == "lifespan":
@@ -151,6 +153,16 @@ def _write_store(folder: Path, persons: int, failing: bool) -> None:
             index.loc[lost, ["mask_overlap", "metric", "snr", "displacement"]] = np.nan
         write_parquet(folder / f"shard-{cohort[0]}.parquet", index)
         write_json(folder / f"shard-{cohort[0]}.json", header | {"chunk": cohort[0], "n": size})
+
+
+def _add_quality(rng, index: pd.DataFrame) -> None:
+    """Further quality columns, none of them remarkable."""
+    index["content"] = [f"{name:016x}" for name in rng.integers(2**60, size=len(index))]
+    usual = {"coverage": (0.985, 1.0), "lesion": (0.0, 0.3), "grey_white": (0.7, 0.8), "fluid_white": (0.25, 0.35)}
+    usual |= {"front": (0.1, 0.2), "head": (3.2, 4.2), "size": (0.93, 1.07), "stretch": (1.0, 1.08), "turn": (0.0, 12.0)}
+    for name, (low, high) in usual.items():
+        index[name] = rng.uniform(low, high, len(index))
+    index["notes"] = ""
 
 
 def _history(rng, epochs: int, start: float, end: float, lr: float) -> pd.DataFrame:
@@ -190,7 +202,7 @@ def _trained(architecture: dict, stage: dict, epochs_run: int, counts: dict) -> 
     return {
         "architecture": architecture,
         "input_shape": [1, 80, 96],
-        "module": stage["data"]["module"],
+        **{key: stage["data"][key] for key in ("module", "dataset", "hooks", "normalise")},
         "targets": {target: facts},
         "fingerprint": "5f0c3d9ab812",
         "persons": [digest(stage["name"])],
@@ -219,30 +231,48 @@ def _write_model(folder: Path, trial: dict, reason: str, persons: int) -> None:
 
 
 def _write_scores(folder: Path, trial: dict, reason: str, persons: int, skill: dict) -> None:
-    for name, size in (("validation", persons // 3), ("test", persons)):
+    for name in ("validation", "test"):
         facts = {"id": trial["id"], "candidate": trial["candidate"], "set": name}
         if reason:
             write_json(folder / f"scores-{name}.json", facts | {"status": "failed", "reason": reason})
             continue
-        frame = predictions(trial, name, size, skill)
+        frame = predictions(trial, name, persons, skill)
         targets = {"diagnosis": {"kind": "classification", "classes": CLASSES}}
         scored = score(frame, targets, resamples=100, confidence=0.95, seed=0)
-        facts |= {"n": {"scans": size, "persons": size}, "targets": scored, "status": "ok", "reason": ""}
+        counts = {"scans": len(frame), "persons": len(frame)}
+        facts |= {"n": counts, "targets": scored, "status": "ok", "reason": ""}
         sampling = {"n": 100, "confidence": 0.95, "unit": "person", "seed": 0}
         write_json(folder / f"scores-{name}.json", facts | {"bootstrap": sampling})
         write_parquet(folder / f"predictions-{name}.parquet", frame)
 
 
-def predictions(trial: dict, name: str, size: int, skill: dict) -> pd.DataFrame:
+def _people(split: dict, name: str, persons: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number, truth and difficulty of the persons in a part of a split."""
+    holdout = split["scheme"] == "holdout"
+    size = persons // 3 if holdout and name == "validation" else persons
+    people = CHANCE([len(name) if holdout else 0, 3])
+    truth, difficulty, number = people.permutation(np.arange(size) % 2), people.normal(size=size), np.arange(size)
+    if holdout:
+        return number + (persons if name == "validation" else 0), truth, difficulty
+    tested = number % split["folds"] == split["fold"]
+    validates = (number + 1) % split["folds"] == split["fold"]
+    if split["scheme"] == "nested":
+        validates = ~tested & (number // split["folds"] % split["inner_folds"] == split["inner_fold"])
+    chosen = tested if name == "test" else validates
+    return number[chosen], truth[chosen], difficulty[chosen]
+
+
+def predictions(trial: dict, name: str, persons: int, skill: dict) -> pd.DataFrame:
     """A prediction table: a score that all models see in a person, plus noise of the model's own."""
-    last, seed = trial["spec"]["stages"][-1], trial["spec"]["seed"]
-    people, own = CHANCE([len(name), 3]), CHANCE([seed, len(name), int(trial["candidate"][:6], 16)])
-    truth = people.permutation(np.arange(size) % 2)
+    last, seed, split = trial["spec"]["stages"][-1], trial["spec"]["seed"], trial["spec"]["split"]
+    number, truth, difficulty = _people(split, name, persons)
+    part = [split[key] for key in PART if split[key]]
+    own = CHANCE([seed, len(name), int(trial["candidate"][:6], 16), *part])
     distance = skill[last["strategy"]] + 0.15 * bool(last["objective"]["auxiliary"]) - 0.2 * (_lr(trial) == 0.01)
-    logit = distance * (truth - 0.5) + 0.8 * people.normal(size=size) + 0.6 * own.normal(size=size)
+    logit = distance * (truth - 0.5) + 0.8 * difficulty + 0.6 * own.normal(size=len(number))
     case = 1 / (1 + np.exp(-2 * logit))
     said = (case > 0.5).astype(int)
-    person = [f"clinic/sub-{i:03d}" for i in range(size)]
+    person = [f"clinic/sub-{i:03d}" for i in number]
     columns = {"scan_id": [f"{p}/1/T1w" for p in person], "person": person, "target": "diagnosis"}
     columns |= {"truth": truth.astype(float), "prediction": said.astype(float)}
     columns |= {"truth_label": [CLASSES[t] for t in truth], "prediction_label": [CLASSES[t] for t in said]}

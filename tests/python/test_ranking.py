@@ -15,10 +15,10 @@ from tlimb.errors import InputError
 from tlimb.evaluation.metrics import metric
 from tlimb.files import read_json, read_jsonl, write_jsonl
 from tlimb.ranking.answer import answer, decimals, verdict
-from tlimb.ranking.compare import Measure, mean_with_interval, paired_difference
+from tlimb.ranking.compare import Measure, grouped_mean, mean_with_interval, paired_difference
 from tlimb.ranking.effects import marginal_means
 from tlimb.ranking.figures import axis, curves, loss_axis
-from tlimb.ranking.names import candidate_names, pretraining_names, strategy_of
+from tlimb.ranking.names import candidate_names, pretraining_names, strategy_of, trial_name
 from tlimb.ranking.quality import outliers, summary
 from tlimb.ranking.rank import COLUMNS, rank
 from tlimb.ranking.results import read_results
@@ -38,11 +38,27 @@ def ranking(tree):
     return rank(read_results(**tree))
 
 
+@pytest.fixture(scope="module")
+def nested_tree(tmp_path_factory):
+    """Three outer and two inner folds of two seeds."""
+    split = {"scheme": "nested", "folds": 3, "inner_folds": 2, "validation": 0.2, "test": 0.2}
+    return write_results_tree(tmp_path_factory.mktemp("nested"), seeds=2, split=split)
+
+
+@pytest.fixture(scope="module")
+def nested_ranking(nested_tree):
+    return rank(read_results(**nested_tree))
+
+
 @pytest.fixture
 def copy(tree, tmp_path):
     """The same tree, to be changed."""
-    shutil.copytree(tree["search"].parent, tmp_path / "tree")
-    return {name: tmp_path / "tree" / path.name for name, path in tree.items()}
+    return copied(tree, tmp_path / "tree")
+
+
+def copied(tree, folder):
+    shutil.copytree(tree["search"].parent, folder)
+    return {name: folder / path.name for name, path in tree.items()}
 
 
 def trial(strategy="full", auxiliary=(), lr=0.001, init="e1", **last):
@@ -126,7 +142,7 @@ def test_test_scores_stand_only_where_a_candidate_is_selected(ranking):
 def test_rows_and_document_hold_what_the_contract_says(ranking):
     assert all(list(row) == COLUMNS for row in ranking.rows())
     assert set(ranking.document()) == {
-        "metric", "direction", "target", "answer", "best", "candidates", "comparisons", "failures",
+        "metric", "direction", "target", "answer", "best", "candidates", "comparisons", "failures", "nested", "notes",
     }  # fmt: skip
     assert set(ranking.candidates[0]) == {*COLUMNS, "spec"}
     assert "seed" not in ranking.candidates[0]["spec"]
@@ -368,7 +384,7 @@ def test_many_values_are_put_into_quarters():
 def test_outliers_stand_worst_first_and_only_in_the_bad_direction(tree):
     scans = read_results(**tree).scans
     found = outliers(scans)
-    assert [row["scan_id"] for row in found[:2]] == ["clinic/sub-007/1/T1w", "lifespan/sub-007/1/T1w"]
+    assert {row["scan_id"] for row in found[:2]} == {"clinic/sub-007/1/T1w", "lifespan/sub-007/1/T1w"}
     assert [row["deviations"] for row in found] == sorted((row["deviations"] for row in found), reverse=True)
     better = scans.assign(warnings="", mask_overlap=scans["mask_overlap"].where(scans.index != 3, 0.999))
     assert better.loc[3, "scan_id"] not in [row["scan_id"] for row in outliers(better)]
@@ -402,3 +418,137 @@ def test_curves_break_where_a_loss_is_not_finite_and_mark_the_best_epoch():
     assert [len(piece.split()) for piece in pieces] == [2, 2]
     assert [(mark["epoch"], mark["loss"]) for mark in found["marks"]] == [(2, 0.5)]
     assert curves({"seed 1": history.iloc[:0]}) is None
+
+
+def test_a_holdout_has_no_nested_estimate_and_its_test_persons_chose_nothing(ranking):
+    assert ranking.nested is None and ranking.notes == [] and "optimistic" not in ranking.answer
+
+
+def outer_folds(tree, ranking):
+    """(fold, candidate) -> mean on validation and mean on test of its finished inner trials, from the files alone."""
+    found = {}
+    for row in ranking.candidates:
+        for fold in range(3):
+            own = [one for one in row["trials"] if one["fold"] == fold and one["status"] == "ok"]
+            assert len(own) <= 4 and {one["inner_fold"] for one in own} <= {0, 1}
+            values = [
+                [read_json(tree["scores"] / one["id"] / f"scores-{name}.json")["targets"]["diagnosis"]["metrics"]["balanced_accuracy"]["value"] for one in own]
+                for name in ("validation", "test")
+            ]
+            failed = len(own) < 4
+            found[fold, row["candidate"]] = (failed, *map(np.mean, values)) if own else (True, -1, -1)
+    return found
+
+
+def test_nested_selection_is_repeated_in_each_outer_fold_on_its_own_validation(nested_tree, nested_ranking):
+    found, nested = outer_folds(nested_tree, nested_ranking), nested_ranking.nested
+    assert [(one["repeat"], one["fold"]) for one in nested["folds"]] == [(0, 0), (0, 1), (0, 2)]
+    for one in nested["folds"]:
+        here = {candidate: values for (fold, candidate), values in found.items() if fold == one["fold"]}
+        best = max(here, key=lambda candidate: (not here[candidate][0], here[candidate][1]))
+        assert one["candidate"] == best and one["test"] == pytest.approx(here[best][2])
+        assert one["name"] == next(row["name"] for row in nested_ranking.candidates if row["candidate"] == best)
+    assert nested["value"] == pytest.approx(np.mean([one["test"] for one in nested["folds"]]))
+    assert nested["low"] < nested["value"] < nested["high"] and nested["metric"] == "balanced_accuracy"
+    check_json("ranking", nested_ranking.document())
+
+
+def test_where_the_choice_saw_the_test_persons_the_ranking_says_so(nested_ranking):
+    (note,) = nested_ranking.notes
+    assert "120 of 120 test persons are validation persons in other folds" in note and "optimistic" in note
+    assert "the nested estimate repeats the choice" in note
+    assert f"Choosing anew inside each of 3 outer folds gives balanced accuracy {nested_ranking.nested['value']:.2f}" in nested_ranking.answer
+
+
+def test_permuted_test_labels_change_no_choice_in_any_outer_fold(nested_tree, nested_ranking, tmp_path):
+    copy = copied(nested_tree, tmp_path / "tree")
+    rng = np.random.default_rng(0)
+    for path in copy["scores"].glob("*/predictions-test.parquet"):
+        frame = pd.read_parquet(path)
+        frame["truth"] = rng.permutation(frame["truth"])
+        frame.to_parquet(path)
+    permuted = rank(read_results(**copy))
+    assert permuted.best == nested_ranking.best
+    before, after = nested_ranking.nested, permuted.nested
+    assert [one["candidate"] for one in before["folds"]] == [one["candidate"] for one in after["folds"]]
+    assert before["value"] != after["value"]
+
+
+def test_nested_reads_no_test_file_but_those_of_the_chosen(nested_tree, nested_ranking, tmp_path):
+    copy = copied(nested_tree, tmp_path / "tree")
+    chosen = {(one["candidate"], one["fold"]) for one in nested_ranking.nested["folds"]}
+    for row in nested_ranking.candidates:
+        for one in row["trials"]:
+            if not row["selected"] and (row["candidate"], one["fold"]) not in chosen:
+                for path in (copy["scores"] / one["id"]).glob("*-test.*"):
+                    path.write_bytes(b"never read")
+    assert rank(read_results(**copy)).document() == nested_ranking.document()
+
+
+def test_an_outer_fold_without_test_scores_is_left_out_and_told(nested_tree, nested_ranking, tmp_path):
+    copy = copied(nested_tree, tmp_path / "tree")
+    first = nested_ranking.nested["folds"][0]
+    row = next(row for row in nested_ranking.candidates if row["candidate"] == first["candidate"])
+    for one in [one for one in row["trials"] if one["fold"] == 0]:
+        for path in (copy["scores"] / one["id"]).glob("*-test.*"):
+            path.unlink()
+    again = rank(read_results(**copy))
+    assert again.nested["folds"][0]["test"] is None and "1 of 3 outer folds have no test score" in again.notes[-1]
+    assert again.nested["value"] == pytest.approx(np.mean([one["test"] for one in nested_ranking.nested["folds"][1:]]))
+
+
+def test_folds_are_averaged_compared_in_pairs_and_said_to_be_optimistic(tmp_path):
+    tree = write_results_tree(tmp_path, seeds=1, split={"scheme": "kfold", "folds": 4, "test": 0.2}, failing=False)
+    ranking = rank(read_results(**tree))
+    best = ranking.candidates[0]
+    assert [(one["fold"], one["repeat"], one["inner_fold"], one["replicate"]) for one in best["trials"]] == [(k, 0, None, None) for k in range(4)]
+    assert best["test_mean"] == pytest.approx(np.mean([one["test"] for one in best["trials"]]))
+    assert {(one["n_persons"], one["trials"]) for one in ranking.comparisons} == {(120, 4)}
+    assert ranking.nested is None and "the split scheme 'nested' repeats the choice" in ranking.notes[0]
+    assert "so its test figure is optimistic" in ranking.answer and "on 120 test persons" in ranking.answer
+    assert "fold" not in best["spec"]["split"] and "seed" in best["spec"]["split"]
+
+
+def test_replicates_are_trials_of_one_candidate_and_n_tells_candidates_apart(tmp_path):
+    tree = write_results_tree(tmp_path, seeds=1, persons=24, split={"n": 10, "replicates": 3}, failing=False)
+    ranking = rank(read_results(**tree))
+    assert all([one["replicate"] for one in row["trials"]] == [0, 1, 2] for row in ranking.candidates)
+    assert len(ranking.candidates) == 8 and ranking.notes == []
+
+
+def test_trials_are_named_by_what_tells_them_apart():
+    one = {"seed": 3, "repeat": 0, "fold": None, "inner_fold": None, "replicate": None}
+    assert trial_name(one) == "seed 3"
+    assert trial_name(one | {"repeat": 1, "fold": 0, "inner_fold": 2}) == "seed 3, repeat 1, fold 0, inner fold 2"
+    assert trial_name(one | {"replicate": 11}) == "seed 3, replicate 11"
+
+
+def test_the_interval_over_folds_of_different_persons_agrees_with_its_closed_form():
+    """Independent folds: the variance of a mean of F fold means is the sum of their variances over F squared."""
+    rng = np.random.default_rng(4)
+    sizes, spreads = (100, 200, 400), (1.0, 2.0, 4.0)
+    people = [[f"{size}-{i}" for i in range(size)] for size in sizes]
+    tables = [table(persons, spread * rng.normal(size=len(persons))) for persons, spread in zip(people, spreads)]
+    errors = [one["prediction"].sub(50).abs() for one in tables]
+    half = 1.96 * math.sqrt(sum(error.var() / len(error) for error in errors)) / 3
+    found = mean_with_interval(tables, replace(MEASURE, resamples=4000))
+    assert found["mean"] == pytest.approx(np.mean([error.mean() for error in errors])) and found["n_persons"] == 700
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(half, rel=0.05)
+
+
+def test_a_person_who_is_tested_in_two_trials_is_drawn_for_both():
+    """The same fold twice is no more evidence than once; two folds of other persons with the same errors are."""
+    errors = np.random.default_rng(5).normal(size=200)
+    one, two = (table([f"{name}{i}" for i in range(200)], errors) for name in "ab")
+    widths = [
+        (lambda found: found["high"] - found["low"])(mean_with_interval(tables, replace(MEASURE, resamples=4000)))
+        for tables in ([one], [one, one], [one, two])
+    ]
+    assert widths[1] == pytest.approx(widths[0])
+    assert widths[2] == pytest.approx(widths[0] / math.sqrt(2), rel=0.1)
+
+
+def test_groups_count_alike_however_many_trials_they_have():
+    one, two = table(list("ab"), [1, 1]), table(list("cd"), [3, 3])
+    assert grouped_mean([[one], [two, two, two]], MEASURE)["mean"] == 2.0
+    assert grouped_mean([], MEASURE) == {"mean": None, "low": None, "high": None, "n_persons": 0}

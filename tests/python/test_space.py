@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tlimb.config import read_sweep
 from tlimb.errors import InputError
 from tlimb.files import canonical_json
-from tlimb.search.space import assign, candidate_of, grid
+from tlimb.search.classes import function_problems
+from tlimb.search.space import assign, candidate_of, expand, grid
 
 
 def problems_of(document) -> str:
@@ -129,6 +130,83 @@ def test_a_network_for_volumes_is_refused_on_slices_and_the_other_way_round(docu
 def test_seeds_make_trials_of_one_candidate(document):
     specs = grid(read_sweep(document))
     assert len(specs) == 8 and len({candidate_of(spec) for spec in specs}) == 4
+
+
+def test_folds_inner_folds_repeats_and_replicates_make_trials_of_one_candidate(document):
+    document["split"] = {"scheme": "nested", "folds": 3, "inner_folds": 2, "repeats": 2, "replicates": 4}
+    document["search"] = {"seeds": [0, 1], "space": {"split.n": [10, 20]}}
+    trials = [trial for point in grid(read_sweep(document)) for trial in expand(point)]
+    assert len(trials) == 2 * 2 * (3 * 2 * 2 * 4) == len({canonical_json(trial) for trial in trials})
+    assert len({candidate_of(trial) for trial in trials}) == 2
+
+
+@pytest.mark.parametrize("split, message", [
+    ({"scheme": "kfold", "test": 0.3}, "split.test: scheme 'kfold' does not use it: each of the folds is the test part once"),
+    ({"scheme": "nested", "validation": 0.3}, "split.validation: scheme 'nested' does not use it: each of the inner folds"),
+    ({"scheme": "holdout", "folds": 3}, "split.folds: scheme 'holdout' does not use it (leave it out)"),
+    ({"scheme": "site", "file": "a.csv"}, "split.file: scheme 'site' does not use it"),
+    ({"scheme": "file"}, "split.file: missing; the scheme 'file' needs a table of persons and roles"),
+    ({"scheme": "file", "file": "a.csv", "repeats": 2}, "split.repeats: scheme 'file' does not use it"),
+    ({"scheme": "kfold", "folds": 3, "fold": 3}, "split.fold: found 3, expected a number below 3, counted from 0"),
+    ({"repeats": 2, "repeat": 2}, "split.repeat: found 2, expected a number below 2"),
+    ({"replicate": 0}, "split.replicate: picks one of `replicates`, which is not set"),
+    ({"replicates": 2, "replicate": 5}, "split.replicate: found 5, expected a number below 2"),
+    ({"validation": 0.5, "test": 0.5}, "validation and test together leave nobody to train on"),
+    ({"scheme": "kfold", "folds": 2, "validation": 0.5}, "validation and a fold together leave nobody to train on"),
+])
+def test_settings_of_a_split_that_cannot_go_together_are_told(document, split, message):
+    document["split"] = split
+    assert message in problems_of(document)
+
+
+def test_counts_of_persons_are_no_shares(document):
+    document["split"] = {"validation": 5, "test": 9}
+    assert len(grid(read_sweep(document))) == 8
+
+
+def test_an_earlier_stage_is_divided_once(document):
+    document["stages"][0]["split"] = {"scheme": "kfold", "repeats": 2}
+    text = problems_of(document)
+    assert "stages[0].split.scheme: expected 'holdout', found 'kfold'" in text
+    assert "stages[0].split.repeats: only the sweep's own split has it" in text
+    document["stages"][0]["split"] = {"folds": 3}
+    assert "stages[0].split.folds: scheme 'holdout' does not use it" in problems_of(document)
+
+
+def test_time_series_need_a_module_that_presents_them_and_images_another(document):
+    document["recipes"] = {"default": {"kind": "series"}}
+    text = problems_of(document)
+    assert "CropCenterDataModule presents images, and recipe 'default' makes time series (expected SeriesDataModule)" in text
+    document["recipes"] = {"default": {}}
+    document["stages"][1]["data"]["module"] = {"class_path": "SeriesDataModule"}
+    assert "SeriesDataModule presents time series, and recipe 'default' makes images" in problems_of(document)
+
+
+def test_the_classes_of_data_and_its_hooks_are_checked_with_their_paths(document):
+    document["stages"][0]["data"] |= {
+        "dataset": {"class_path": "ScanDatasett"},
+        "sampler": {"class_path": "BalancedSamplr"},
+        "normalise": {"class_path": "my_lab.Scaler"},
+        "augment": [{"class_path": "RandomFlop"}],
+        "hooks": {"on_before_batch_transfer": "tlimb.seeds.seed_four", "on_after_batch_transfer": "my_lab.jitter"},
+    }
+    text = problems_of(document)
+    assert "stages[0].data.dataset.class_path: unknown dataset 'ScanDatasett' (did you mean 'ScanDataset'?)" in text
+    assert "unknown sampler 'BalancedSamplr' (did you mean 'BalancedSampler'?)" in text
+    assert "stages[0].data.normalise.class_path: module 'my_lab' is not trusted" in text
+    assert "stages[0].data.augment[0].class_path: unknown augment 'RandomFlop' (did you mean 'RandomFlip'?)" in text
+    assert "on_before_batch_transfer: no function tlimb.seeds.seed_four is defined (did you mean 'seed_for'?)" in text
+    assert "on_after_batch_transfer: module 'my_lab' is not trusted (name it in trusted_modules to allow my_lab.jitter)" in text
+
+
+def test_a_hook_is_found_in_its_module_without_importing_it(tmp_path, monkeypatch):
+    (tmp_path / "lab_hooks.py").write_text("import does_not_exist\n\ndef jitter(batch):\n    return batch\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert function_problems("lab_hooks.jitter", "hooks", ["lab_hooks"]) == []
+    messages = [function_problems(path, "hooks", ["lab_hooks"])[0].message for path in ("lab_hooks.jiter", "jitter", "lab_hooks.no.jitter")]
+    assert messages == [
+        "no function lab_hooks.jiter is defined", "expected the import path of a function, found 'jitter'", "no module lab_hooks.no is found",
+    ]  # fmt: skip
 
 
 @settings(max_examples=25, deadline=None)

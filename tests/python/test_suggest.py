@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -8,23 +9,39 @@ from tlimb.config import read_sweep
 from tlimb.errors import InputError
 from tlimb.files import read_json, read_jsonl
 from tlimb.search.jobs import packs, write_round
-from tlimb.search.suggest import Recipes, all_fine, suggest
+from tlimb.search.leaks import require_no_leak
+from tlimb.search.preprocessed import Recipes, all_fine
+from tlimb.search.suggest import suggest
 
 
 @pytest.fixture
 def recipes(table):
-    index = pd.DataFrame({"scan_id": table["scan_id"], "status": "ok", "digest": [f"{i:016x}" for i in range(len(table))], "chunk": [s[0] for s in table["cohort"]]})
+    index = pd.DataFrame({"scan_id": table["scan_id"], "status": "ok", "digest": [f"{i:016x}" for i in range(len(table))], "content": [f"c{i:015x}" for i in range(len(table))], "chunk": [s[0] for s in table["cohort"]]})
     return Recipes({"default": "5f0c3d9ab812"}, {"default": index})
 
 
-def propose(document, table, labels, recipes):
-    return suggest(read_sweep(document), table, labels, recipes)
+def propose(document, table, labels, recipes, split_file=None):
+    return suggest(read_sweep(document), table, labels, recipes, split_file=split_file)
 
 
-def problems_of(document, table, labels) -> str:
+def problems_of(document, table, labels, split_file=None) -> str:
     with pytest.raises(InputError) as caught:
-        propose(document, table, labels, all_fine(table, document.get("recipes", ["default"])))
+        propose(document, table, labels, all_fine(table, document.get("recipes", ["default"])), split_file)
     return str(caught.value)
+
+
+def roles_in(proposal, split: str) -> pd.Series:
+    """Person -> role in one split of a proposal."""
+    rows = proposal.splits[proposal.splits["split"] == split]
+    return rows.drop_duplicates("person").set_index("person")["role"]
+
+
+@pytest.fixture
+def sites(table, labels):
+    """The label `site`: three values, each with controls and patients."""
+    table["site"] = [float(i // 2 % 3 + 1) for i in range(len(table))]
+    labels["site"] = {"kind": "classification", "classes": ["1", "2", "3"], "n": 60}
+    return ["1", "2", "3"]
 
 
 def test_trials_share_each_distinct_pretraining(document, table, labels, recipes):
@@ -57,6 +74,23 @@ def test_round_files_keep_their_contracts(document, table, labels, recipes, tmp_
         assert document["id"] == job.name
         for path in job.glob("table*.parquet"):
             check_table("job", pd.read_parquet(path))
+
+
+@pytest.mark.parametrize("split", [
+    {"scheme": "nested", "folds": 2, "inner_folds": 2}, {"scheme": "kfold", "folds": 2, "n": 5, "replicates": 2}, {"scheme": "site"},
+])
+def test_files_of_folds_and_replicates_keep_their_contracts(document, table, labels, recipes, sites, split, tmp_path):
+    document["split"] = split | {"stratify": ["diagnosis"]}
+    write_round(tmp_path, propose(document, table, labels, recipes), table, labels, trials_per_task=8)
+    for line in read_jsonl(tmp_path / "trials.jsonl"):
+        check_json("trial", line)
+    check_table("splits", pd.read_parquet(tmp_path / "splits.parquet"))
+    for job in (tmp_path / "jobs").iterdir():
+        check_json("job", read_json(job / "job.json"))
+        for path in job.glob("table*.parquet"):
+            rows = pd.read_parquet(path)
+            check_table("job", rows)
+            assert rows["split"].nunique() == 1 and (rows.loc[rows["role"] != "train", "times"] == 1).all()
 
 
 def test_training_never_sees_a_test_label(document, table, labels, recipes, tmp_path):
@@ -196,10 +230,26 @@ def test_an_unknown_label_to_stratify_by_is_told_wherever_it_stands(document, ta
     assert "did you mean 'diagnosis'?" in problems_of(document, table, labels)
 
 
-def test_one_image_under_two_names_is_no_two_persons(document, table, labels, recipes):
-    recipes.index["default"].loc[3, "digest"] = recipes.index["default"].loc[30, "digest"]
-    with pytest.raises(InputError, match="the same image stands for clinic/clinic-003 and lifespan/lifespan-006"):
+@pytest.mark.parametrize("column", ["content", "digest"])
+def test_one_image_under_two_names_is_no_two_persons(document, table, labels, recipes, column):
+    index = recipes.index["default"]
+    index.loc[3, column] = index.loc[30, column]
+    if column == "digest":
+        del index["content"]
+    message = "scans clinic/clinic-003/1/T1w and lifespan/lifespan-006/1/T1w: the same image stands for clinic/clinic-003 and lifespan/lifespan-006"
+    with pytest.raises(InputError, match=message):
         propose(document, table, labels, recipes)
+
+
+def test_one_image_under_two_names_is_found_across_recipes_and_is_fine_for_one_person(document, table, labels, recipes):
+    document["recipes"] = {"default": {}, "coarse": {"spacing": 4.0}}
+    coarse = recipes.index["default"].copy()
+    coarse.loc[40, "content"] = recipes.index["default"].loc[2, "content"]
+    both = Recipes({"default": "a", "coarse": "b"}, recipes.index | {"coarse": coarse})
+    with pytest.raises(InputError, match="stands for clinic/clinic-002 and lifespan/lifespan-016"):
+        propose(document, table, labels, both)
+    table.loc[40, "person"] = "clinic/clinic-002"
+    assert propose(document, table, labels, both).trials
 
 
 def test_an_external_cohort_named_twice_or_without_labels_is_refused(document, table, labels):
@@ -232,3 +282,228 @@ def test_canonical_spec_holds_only_what_changes_the_numbers(document, table, lab
     document["search"]["metric"] = "auroc"
     assert [t["id"] for t in propose(document, table, labels, recipes).trials] == [t["id"] for t in before]
     assert "elsewhere" not in json.dumps(before)
+
+
+def test_each_fold_is_a_trial_of_the_same_candidate_on_other_people(document, table, labels, recipes):
+    document["split"] = {"scheme": "kfold", "folds": 3, "repeats": 2, "stratify": ["diagnosis"]}
+    proposal = propose(document, table, labels, recipes)
+    assert len(proposal.trials) == 4 * 2 * 6 and len({trial["candidate"] for trial in proposal.trials}) == 4
+    tested = Counter()
+    for split in {trial["split"] for trial in proposal.trials}:
+        roles = roles_in(proposal, split)
+        tested.update(roles.index[roles == "test"])
+    assert set(tested.values()) == {2} and len(tested) == 24
+
+
+def test_nested_trials_are_outer_times_inner_folds_and_say_which(document, table, labels, recipes):
+    document["split"] = {"scheme": "nested", "folds": 3, "inner_folds": 2, "stratify": ["diagnosis"]}
+    trials = propose(document, table, labels, recipes).trials
+    keys = Counter((t["spec"]["seed"], t["spec"]["split"]["fold"], t["spec"]["split"]["inner_fold"]) for t in trials)
+    assert set(keys) == {(seed, fold, inner) for seed in (0, 1) for fold in range(3) for inner in range(2)}
+    assert set(keys.values()) == {4}
+
+
+def test_replicates_of_several_sizes_make_learning_curves_with_validation_and_test_fixed(document, table, labels, recipes):
+    table = pd.concat([table[table["cohort"] == "lifespan"], *(copy_of(table, i) for i in range(5))], ignore_index=True)
+    recipes = all_fine(table, ["default"])
+    document["split"] |= {"replicates": 3}
+    document["search"] |= {"seeds": [0]}
+    document["search"]["space"]["split.n"] = [20, 40]
+    proposal = propose(document, table, labels, recipes)
+    assert len(proposal.trials) == 4 * 2 * 3 and len({trial["candidate"] for trial in proposal.trials}) == 8
+    assert len({trial["split"] for trial in proposal.trials}) == 6
+    held_out = [roles_in(proposal, trial["split"])[lambda roles: roles != "train"].to_dict() for trial in proposal.trials]
+    assert all(roles == held_out[0] for roles in held_out)
+    for trial in proposal.trials:
+        rows = proposal.splits[(proposal.splits["split"] == trial["split"]) & (proposal.splits["role"] == "train")]
+        assert rows["times"].sum() == trial["spec"]["split"]["n"]
+    assert proposal.splits["times"].max() > 1
+    assert len(proposal.pretrainings) == 1
+
+
+def copy_of(table: pd.DataFrame, number: int) -> pd.DataFrame:
+    """The clinic's rows as those of other persons."""
+    rows = table[table["cohort"] == "clinic"]
+    return rows.assign(**{key: rows[key].str.replace("clinic-", f"clinic-{number}-") for key in ("scan_id", "person", "subject")})
+
+
+def test_replicates_never_multiply_a_pretraining_even_where_it_must_be_disjoint(document, table, labels, recipes):
+    document["stages"][0]["data"]["labelled"]["cohort"] = ["lifespan", "clinic"]
+    document["stages"][0]["disjoint"] = True
+    document["split"] |= {"replicates": 3, "n": 6}
+    document["search"] |= {"seeds": [0]}
+    proposal = propose(document, table, labels, recipes)
+    assert len(proposal.pretrainings) == 1
+    assert not any(person.startswith("clinic") for person in roles_in(proposal, proposal.pretrainings[0]["split"]).index)
+
+
+@pytest.mark.parametrize("cohorts, distinct", [(["lifespan"], 1), (["lifespan", "clinic"], 3)])
+def test_folds_share_a_pretraining_exactly_where_they_hold_nobody_of_its_cohorts_out(document, table, labels, recipes, cohorts, distinct):
+    document["stages"][0]["data"]["labelled"]["cohort"] = cohorts
+    document["split"] = {"scheme": "kfold", "folds": 3, "stratify": ["diagnosis"]}
+    document["search"] |= {"seeds": [0]}
+    proposal = propose(document, table, labels, recipes)
+    assert len(proposal.pretrainings) == distinct
+    splits = {line["id"]: line["split"] for line in proposal.pretrainings}
+    for trial in [trial for trial in proposal.trials if trial["init"]]:
+        target = roles_in(proposal, trial["split"])
+        assert not set(target.index[target != "train"]) & set(roles_in(proposal, splits[trial["init"]]).index)
+
+
+def test_every_site_is_tested_on_once_and_is_named_in_the_trial(document, table, labels, recipes, sites):
+    document["split"] = {"scheme": "site", "stratify": ["diagnosis"]}
+    proposal = propose(document, table, labels, recipes)
+    held_out = {tuple(trial["spec"]["split"]["held_out"]): trial["split"] for trial in proposal.trials}
+    assert sorted(held_out) == [("1",), ("2",), ("3",)]
+    values = table.set_index("person")["site"]
+    for (site,), split in held_out.items():
+        roles = roles_in(proposal, split)
+        assert set(values[roles.index[roles == "test"]]) == {float(site)}
+        assert float(site) not in set(values[roles.index[roles != "test"]])
+    document["split"]["held_out"] = ["1", "3"]
+    assert {tuple(t["spec"]["split"]["held_out"]) for t in propose(document, table, labels, recipes).trials} == {("1", "3")}
+
+
+def test_what_cannot_be_held_out_is_told(document, table, labels, sites):
+    document["split"] = {"scheme": "site", "held_out": ["4"]}
+    assert "split.held_out: no site is called '4' (valid: 1, 2, 3)" in problems_of(document, table, labels)
+    document["split"] = {"scheme": "site", "held_out": ["1", "2", "3"]}
+    assert "holds every site out" in problems_of(document, table, labels)
+    document["split"] = {"scheme": "site", "column": "sitee"}
+    assert "split.column: no label column is called 'sitee' (did you mean 'site'?)" in problems_of(document, table, labels)
+    document["split"] = {"scheme": "site", "column": "age"}
+    assert "'age' is a quantity" in problems_of(document, table, labels)
+    document["split"] = {"scheme": "site", "fold": 3}
+    assert "fold is 3, but there are only 3, counted from 0" in problems_of(document, table, labels)
+    table.loc[2, "site"] = None
+    document["split"] = {"scheme": "site"}
+    assert "column 'site' is empty for 1 of 24 scans" in problems_of(document, table, labels)
+    table["site"] = 1.0
+    assert "expected two values of 'site' or more, found 1" in problems_of(document, table, labels)
+
+
+def test_a_person_scanned_at_two_sites_is_named(document, table, labels, sites):
+    again = table.head(1).assign(scan_id="clinic/clinic-000/2/T1w", session="2", site=2.0)
+    both = pd.concat([table, again], ignore_index=True)
+    document["split"] = {"scheme": "site"}
+    assert "clinic/clinic-000 stand on both sides when 1 is held out" in problems_of(document, both, labels)
+    document["split"]["held_out"] = ["1", "2"]
+    assert propose(document, both, labels, all_fine(both, ["default"])).trials
+
+
+def test_a_site_without_patients_cannot_be_tested_on_and_is_named(document, table, labels, sites):
+    table.loc[(table["cohort"] == "clinic") & (table["site"] == 2), "diagnosis"] = "control"
+    document["split"] = {"scheme": "site"}
+    text = problems_of(document, table, labels)
+    assert "stages.finetune (test on 2): too few people: nobody of class patient of 'diagnosis' is left for test" in text
+
+
+def test_a_split_file_gives_every_fold(document, table, labels, recipes):
+    persons = table.loc[table["cohort"] == "clinic", "person"].tolist()
+    folds = {str(k): {"test": persons[4 * k : 4 * k + 4], "validation": persons[12:16], "train": persons[16:24]} for k in range(3)}
+    document["split"] = {"scheme": "file", "file": "splits.csv"}
+    proposal = propose(document, table, labels, recipes, folds)
+    for trial in proposal.trials:
+        roles = roles_in(proposal, trial["split"])
+        for role, listed in folds[str(trial["spec"]["split"]["fold"])].items():
+            assert sorted(roles.index[roles == role]) == sorted(listed)
+    assert len(proposal.trials) == 4 * 2 * 3
+    assert "the cohort was read without a split file" in problems_of(document, table, labels)
+    document["split"]["fold"] = 3
+    assert "fold is 3, but there are only 3" in problems_of(document, table, labels, folds)
+
+
+@pytest.fixture
+def modalities(document, table):
+    """The clinic's persons with a T2w scan each; a sweep that transfers from their T1w to their T2w scans."""
+    clinic = table[table["cohort"] == "clinic"]
+    second = clinic.assign(modality="T2w", scan_id=clinic["scan_id"].str.replace("T1w", "T2w"))
+    for stage, modality in zip(document["stages"], ("T1w", "T2w")):
+        stage["data"]["labelled"] = {"cohort": "clinic", "modality": modality}
+    return pd.concat([table, second], ignore_index=True)
+
+
+def test_nobody_held_out_in_one_modality_pretrains_in_another(document, modalities, labels):
+    proposal = propose(document, modalities, labels, all_fine(modalities, ["default"]))
+    target = proposal.splits[proposal.splits["split"] == proposal.trials[0]["split"]]
+    earlier = proposal.splits[proposal.splits["split"] == proposal.pretrainings[0]["split"]]
+    assert target["scan_id"].str.endswith("T2w").all() and len(target) == 24
+    assert earlier["scan_id"].str.endswith("T1w").all()
+    assert set(earlier["person"]) == set(target.loc[target["role"] == "train", "person"])
+
+
+def test_all_modalities_of_a_person_have_one_role_where_none_is_named(document, modalities, labels):
+    document["stages"] = document["stages"][1:]
+    document["stages"][0]["data"]["labelled"] = {"cohort": "clinic"}
+    document["search"]["space"] = {}
+    proposal = propose(document, modalities, labels, all_fine(modalities, ["default"]))
+    rows = proposal.splits[proposal.splits["split"] == proposal.trials[0]["split"]]
+    assert len(rows) == 48 and (rows.groupby("person")["role"].nunique() == 1).all()
+
+
+def test_a_modality_that_a_cohort_lacks_or_a_recipe_cannot_take_is_told(document, modalities, labels):
+    document["stages"][0]["data"]["labelled"]["modality"] = ["T1"]
+    assert "stages.pretrain.data.labelled.modality: no modality of clinic is called 'T1' (did you mean 'T1w'?)" in problems_of(document, modalities, labels)
+    bold = modalities.assign(modality=modalities["modality"].replace("T2w", "bold"))
+    document["stages"][0]["data"]["labelled"]["modality"] = ["T1w"]
+    document["stages"][1]["data"]["labelled"]["modality"] = ["bold"]
+    assert "bold scans are time series, and recipe 'default' takes images" in problems_of(document, bold, labels)
+    document["stages"][1]["data"]["labelled"] = {"cohort": "clinic"}
+    bold["modality"] = "bold"
+    assert "cohort clinic has no images, which recipe 'default' takes" in problems_of(document, bold, labels)
+
+
+def test_a_leak_stops_the_run_whatever_made_the_splits(document, table, labels, recipes):
+    document["stages"][0]["data"]["labelled"]["cohort"] = ["lifespan", "clinic"]
+    proposal = propose(document, table, labels, recipes)
+    target = roles_in(proposal, proposal.trials[0]["split"])
+    leak = target.index[target == "test"][0]
+    rows = pd.concat([proposal.splits, pd.DataFrame([{"split": proposal.pretrainings[0]["split"], "person": leak, "role": "train"}])])
+    with pytest.raises(InputError, match=f"person '{leak}' is held out there and takes part in pretraining"):
+        require_no_leak(proposal.trials, proposal.pretrainings, rows)
+
+
+def test_replicates_that_draw_the_same_people_differently_often_are_different_splits(document, table, labels, recipes):
+    document["stages"] = [document["stages"][1] | {"targets": "age"}]
+    document["split"] = {"validation": 10, "test": 10, "replicates": 40}
+    document["search"] = {"seeds": [0], "space": {}}
+    proposal = propose(document, table, labels, recipes)
+    training = proposal.splits[proposal.splits["role"] == "train"]
+    drawn = {split: tuple(zip(rows["scan_id"], rows["times"])) for split, rows in training.groupby("split")}
+    people = {tuple(scan for scan, _ in rows) for rows in drawn.values()}
+    assert len(set(drawn.values())) == len(drawn) == len({trial["split"] for trial in proposal.trials}) > len(people)
+    assert not proposal.splits.duplicated(["split", "scan_id"]).any()
+
+
+def test_more_replicates_leave_the_trials_of_the_first_as_they_are(document, table, labels, recipes):
+    document["split"] |= {"replicates": 2}
+    before = [trial["id"] for trial in propose(document, table, labels, recipes).trials]
+    document["split"] |= {"replicates": 4}
+    assert set(before) < {trial["id"] for trial in propose(document, table, labels, recipes).trials}
+
+
+def test_permuted_test_labels_move_nobody_in_nested_folds(document, table, labels, recipes):
+    document["split"] = {"scheme": "nested", "folds": 2, "inner_folds": 2}
+    before = propose(document, table, labels, recipes)
+    permuted = table.copy()
+    clinic = permuted["cohort"] == "clinic"
+    permuted.loc[clinic, "diagnosis"] = permuted.loc[clinic, "diagnosis"].to_numpy()[::-1]
+    after = propose(document, permuted, labels, recipes)
+    assert after.trials == before.trials and after.splits.equals(before.splits)
+
+
+def test_the_label_by_which_a_sampler_draws_is_handed_to_training_and_no_other(document, table, labels, recipes, tmp_path):
+    table = table.assign(site=["north", "south", "east"] * 20)
+    labels |= {"site": {"kind": "classification", "classes": ["east", "north", "south"], "n": 60}}
+    by_site = {"class_path": "BalancedSampler", "init_args": {"label": "site"}}
+    document["search"]["space"] = {"stages.finetune.data": [{"sampler": None}, {"sampler": by_site}]}
+    write_round(tmp_path, propose(document, table, labels, recipes), table, labels, trials_per_task=8)
+    for job in (tmp_path / "jobs").iterdir():
+        facts, rows = read_json(job / "job.json"), pd.read_parquet(job / "table.parquet")
+        draws = {bool(trial["spec"]["stages"][-1]["data"]["sampler"]) for trial in facts.get("trials", [])}
+        assert ("site" in rows) == (draws == {True}) and "site" not in facts["labels"]
+        if "site" in rows:
+            assert rows.groupby("role")["site"].count().to_dict() == {"test": 0, "train": 9, "validation": 5}
+    by_site["init_args"]["label"] = "sight"
+    text = problems_of(document, table, labels)
+    assert "stages.finetune.data.sampler.init_args.label: no label column is called 'sight' (did you mean 'site'?)" in text

@@ -40,6 +40,38 @@ def answer(candidates: list[dict], comparisons: list[dict], measure: Measure, ta
     )
 
 
+def cautions(
+    candidates: list[dict], nested: dict | None, measure: Measure, tested: int, reused: int
+) -> tuple[list[str], list[str]]:
+    """Sentences that the answer needs besides, and notes for the reader, where folds share their people.
+
+    nested: as in ranking.json. tested: persons on test; reused: those of them whom the choice among candidates looked
+    at too, as validation persons of other trials.
+    """
+    said, notes = [], []
+    compared = sum(row["validation_mean"] is not None for row in candidates)
+    if reused and compared > 1 and candidates[0]["test_mean"] is not None:
+        said.append("Its test persons also took part in that choice, in other folds, so its test figure is optimistic.")
+        way_out = "the nested estimate repeats the choice inside each outer fold and is the figure to report"
+        if nested is None:
+            way_out = "the split scheme 'nested' repeats the choice inside each outer fold"
+        notes.append(
+            f"{reused} of {tested} test persons are validation persons in other folds, where the best of {compared} "
+            f"candidates was chosen: its test figure is optimistic, the more so the more were compared; {way_out}."
+        )
+    if nested is not None and nested["value"] is not None:
+        digits = decimals(nested["low"], nested["high"])
+        said.append(
+            f"Choosing anew inside each of {len(nested['folds'])} outer folds gives {WORDS[measure.metric]} "
+            f"{nested['value']:.{digits}f} ({measure.confidence * 100:g}% interval {_range(nested, '', digits)})."
+        )
+    if nested is not None and any(one["test"] is None for one in nested["folds"]):
+        lacking = sum(one["test"] is None for one in nested["folds"])
+        some = f"{lacking} of {len(nested['folds'])} outer folds have no test score"
+        notes.append(f"{some} and are left out of the nested estimate.")
+    return said, notes
+
+
 def rival(candidates: list[dict], comparisons: list[dict]) -> tuple[dict, dict] | None:
     """The comparison that tells what transfer is worth, and its other candidate.
 

@@ -1,9 +1,11 @@
 """Intervals and paired comparisons over persons, of the mean of a metric over trials.
 
 Every trial of a candidate meets the same resampled persons, and so do both sides of a comparison: the interval speaks
-of other people, not of other seeds.
+of other people, not of other seeds. Where trials test different persons, as folds do, a person drawn k times counts k
+times in every trial that tests him; a resample in which a fold has lost a class leaves that fold out of its mean.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,20 +31,38 @@ def mean_with_interval(tables: list[pd.DataFrame], measure: Measure) -> dict:
 
     tables: one prediction table a trial.
     """
+    return grouped_mean([tables] if tables else [], measure)
+
+
+def grouped_mean(groups: list[list[pd.DataFrame]], measure: Measure) -> dict:
+    """As `mean_with_interval`, of the mean over groups of the mean over the trials of each, which all have some."""
+    tables = [table for group in groups for table in group]
     persons = _persons(tables)
     columns = [prediction_arrays(table, measure.kind) for table in tables]
-    value = float(np.mean([metric(measure.metric, *arrays) for arrays in columns])) if columns else np.nan
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    value = float(np.mean([mean_metric(group, measure) for group in groups])) if groups else np.nan
     if not np.isfinite(value):
         return {"mean": None, "low": None, "high": None, "n_persons": len(persons)}
-    low, high = _interval(lambda weights: _mean_metric(tables, columns, persons, weights, measure), persons, measure)
+
+    def statistic(weights):
+        values = _each_metric(tables, columns, persons, weights, measure)
+        return _mean_of_known(np.array([_mean_of_known(part) for part in np.split(values, ends)]))
+
+    low, high = _interval(statistic, persons, measure)
     return {"mean": value, "low": low, "high": high, "n_persons": len(persons)}
+
+
+def mean_metric(tables: list[pd.DataFrame], measure: Measure) -> float:
+    """The metric averaged over trials, NaN where it can't be computed. tables: one prediction table a trial."""
+    values = [metric(measure.metric, *prediction_arrays(table, measure.kind)) for table in tables]
+    return float(np.mean(values)) if values else np.nan
 
 
 def paired_difference(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], measure: Measure) -> dict | None:
     """{"difference", "low", "high", "n_persons", "trials"} of first minus second, averaged over pairs of trials.
 
-    pairs: prediction tables of two trials with the same seed; only scans that both predicted count. None where there is
-    no such scan or the metric can't be computed.
+    pairs: prediction tables of two trials of one seed, fold and replicate; only scans that both predicted count. None
+    where there is no such scan or the metric can't be computed.
     """
     shared = [_shared_scans(one, two) for one, two in pairs]
     shared = [(one, two) for one, two in shared if len(one)]
@@ -56,8 +76,8 @@ def paired_difference(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], measure: M
     persons = _persons(tables[0])
 
     def statistic(weights):
-        first, second = (_mean_metric(tables[side], columns[side], persons, weights, measure) for side in (0, 1))
-        return first - second
+        first, second = (_each_metric(tables[side], columns[side], persons, weights, measure) for side in (0, 1))
+        return _mean_of_known(first - second)
 
     low, high = _interval(statistic, persons, measure)
     return {"difference": float(difference), "low": low, "high": high, "n_persons": len(persons), "trials": len(shared)}
@@ -72,10 +92,17 @@ def _shared_scans(one: pd.DataFrame, two: pd.DataFrame) -> tuple[pd.DataFrame, p
     return one.set_index("scan_id").loc[common].reset_index(), two.set_index("scan_id").loc[common].reset_index()
 
 
-def _mean_metric(tables, columns, persons, weights, measure: Measure) -> np.ndarray:
+def _each_metric(tables, columns, persons, weights, measure: Measure) -> np.ndarray:
+    """The metric of each trial for each row of weights (b, persons), shape (trials, b)."""
     codes = [np.searchsorted(persons, table["person"].to_numpy(str)) for table in tables]
-    values = [weighted_metric(measure.metric, *arrays, weights[:, c]) for arrays, c in zip(columns, codes, strict=True)]
-    return np.mean(values, axis=0)
+    return np.array([weighted_metric(measure.metric, *arrays, weights[:, c]) for arrays, c in zip(columns, codes)])
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Means over the first axis of what is not NaN; NaN where nothing is known."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        return np.nanmean(values, axis=0)
 
 
 def _interval(statistic, persons: np.ndarray, measure: Measure) -> tuple[float | None, float | None]:

@@ -1,6 +1,7 @@
 """What sets candidates apart, and the shortest readable name that says so."""
 
 from tlimb.files import canonical_json
+from tlimb.splits import PART
 
 Path = tuple[str, ...]
 CLASSES = {"architecture", "optimizer", "scheduler", "module", "primary"}  # their value is a class, which names itself
@@ -43,6 +44,13 @@ def pretraining_names(pretrainings: dict[str, dict]) -> dict[str, str]:
     return {key: ", ".join(filter(None, [stages[key], name])) for key, name in names.items()}
 
 
+def trial_name(trial: dict) -> str:
+    """What tells a trial of ranking.json from the others of its candidate: `seed 0`, `seed 0, fold 2, replicate 11`."""
+    parts = [("seed", trial["seed"]), ("repeat", trial["repeat"] or None), ("fold", trial["fold"])]
+    parts += [("inner fold", trial["inner_fold"]), ("replicate", trial["replicate"])]
+    return ", ".join(f"{word} {value}" for word, value in parts if value is not None)
+
+
 def distinct_names(settings: dict[str, dict[Path, object]], last_stage: str, starts: dict[str, str]) -> dict[str, str]:
     """Key -> the settings in which the keys differ, as short text; `starts` come first where a name would be empty."""
     paths = differing(settings)
@@ -58,7 +66,7 @@ def distinct_names(settings: dict[str, dict[Path, object]], last_stage: str, sta
 
 
 def settings_of(trial: dict) -> dict[Path, object]:
-    """Every setting of a trial but its seed, path -> value; a class counts as its name, and its arguments follow it."""
+    """Path -> value of every setting that a candidate's trials share; a class is its name, and its arguments follow."""
     spec = trial["spec"]
     found: dict[Path, object] = {("strategy",): _start(trial)}
     _collect(found, ("architecture",), spec["architecture"])
@@ -66,7 +74,7 @@ def settings_of(trial: dict) -> dict[Path, object]:
         hidden = {"name", "objective"} | ({"strategy"} if stage is spec["stages"][-1] else set())
         _collect(found, (stage["name"],), {key: value for key, value in stage.items() if key not in hidden})
         _collect(found, (stage["name"], "objective"), stage.get("objective", {}))
-    _collect(found, ("split",), spec.get("split", {}))
+    _collect(found, ("split",), {key: value for key, value in spec.get("split", {}).items() if key not in PART})
     return found
 
 

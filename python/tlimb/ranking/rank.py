@@ -2,14 +2,16 @@
 
 import statistics
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS, METRICS
-from tlimb.ranking.answer import answer
+from tlimb.ranking.answer import answer, cautions
 from tlimb.ranking.compare import Measure, mean_with_interval, paired_difference
 from tlimb.ranking.names import candidate_names, class_name, strategy_of
-from tlimb.ranking.results import Results
+from tlimb.ranking.nested import nested_estimate, preference
+from tlimb.ranking.results import KEY, Results, key_of
+from tlimb.splits import candidate_spec
 
 COLUMNS = (
     "rank, candidate, name, strategy, architecture, trials, failed, metric, validation_mean, validation_sd, "
@@ -19,7 +21,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Ranking:
-    """ranking.json as an object: candidates (best on validation first), comparisons, failures and the answer."""
+    """ranking.json as an object: candidates (best on validation first), comparisons, failures and the answer.
+
+    nested: the estimate with the selection repeated in each outer fold, null in other schemes. notes: what a reader of
+    the figures must know.
+    """
 
     metric: str
     direction: str
@@ -29,6 +35,8 @@ class Ranking:
     candidates: list[dict]
     comparisons: list[dict]
     failures: dict[str, list[dict]]
+    nested: dict | None = None
+    notes: list[str] = field(default_factory=list)
 
     def document(self) -> dict:
         """The content of ranking.json."""
@@ -55,26 +63,34 @@ def rank(results: Results) -> Ranking:
     target, measure = ranked_measure(results)
     candidates = _ordered(_candidates(results, target, measure), DIRECTIONS[measure.metric])
     selected = _select(candidates)
+    validation = {row["candidate"]: results.tables(row["trials"], "validation", target) for row in candidates}
     for row in candidates:
-        tables = _tables(results, row, "validation", target)
-        interval = mean_with_interval(list(tables.values()), measure)
+        interval = mean_with_interval(list(validation[row["candidate"]].values()), measure)
         row["validation_low"], row["validation_high"] = interval["low"], interval["high"]
-    test = {row["candidate"]: _tables(results, row, "test", target) for row in selected}
+    test = {row["candidate"]: results.tables(row["trials"], "test", target) for row in selected}
     for row in selected:
         _add_test_scores(results, row, test[row["candidate"]], target, measure)
     comparisons = _comparisons(selected, test, measure)
     best = selected[0]["candidate"] if selected else None
-    persons = {person for table in test.get(best, {}).values() for person in table["person"]}
+    tested, chosen_on = _persons(test.get(best, {})), _persons(validation.get(best, {}))
+    nested = nested_estimate(results, candidates, target, measure)
+    said, notes = cautions(candidates, nested, measure, len(tested), len(tested & chosen_on))
     return Ranking(
         metric=measure.metric,
         direction=DIRECTIONS[measure.metric],
         target=target,
-        answer=answer(candidates, comparisons, measure, target, len(persons)),
+        answer=" ".join([answer(candidates, comparisons, measure, target, len(tested)), *said]),
         best=best,
         candidates=candidates,
         comparisons=comparisons,
         failures=_failures(results, candidates),
+        nested=nested,
+        notes=notes,
     )
+
+
+def _persons(tables: dict) -> set[str]:
+    return {person for table in tables.values() for person in table["person"]}
 
 
 def ranked_measure(results: Results) -> tuple[str, Measure]:
@@ -106,7 +122,8 @@ def _candidates(results: Results, target: str, measure: Measure) -> list[dict]:
 
 
 def _candidate(results: Results, candidate: str, name: str, trials: list[dict], target: str, metric: str) -> dict:
-    outcomes = [_outcome(results, trial, target, metric) for trial in sorted(trials, key=lambda t: t["spec"]["seed"])]
+    outcomes = [_outcome(results, trial, target, metric) for trial in trials]
+    outcomes.sort(key=lambda outcome: [-1 if value is None else value for value in key_of(outcome)])
     values = [outcome["validation"] for outcome in outcomes if outcome["status"] == "ok"]
     models = [results.models[trial["id"]] for trial in trials if trial["id"] in results.models]
     sizes = [model["parameters"]["total"] for model in models if model.get("parameters")]
@@ -130,7 +147,7 @@ def _candidate(results: Results, candidate: str, name: str, trials: list[dict], 
         "test_high": None,
         "parameters": sizes[0] if sizes else None,
         "seconds": sum(seconds) if seconds else None,
-        "spec": {key: value for key, value in trials[0]["spec"].items() if key != "seed"},
+        "spec": candidate_spec(trials[0]["spec"]),
     }
 
 
@@ -152,7 +169,7 @@ def _outcome(results: Results, trial: dict, target: str, metric: str) -> dict:
     status = "ok" if value is not None else "failed"
     return {
         "id": trial["id"],
-        "seed": trial["spec"]["seed"],
+        **{name: trial["spec"]["seed"] if name == "seed" else trial["spec"]["split"][name] for name in KEY},
         "status": status,
         "reason": reason,
         "validation": value,
@@ -165,12 +182,8 @@ def _value(scores: dict, target: str, metric: str) -> float | None:
 
 
 def _ordered(candidates: list[dict], direction: str) -> list[dict]:
-    sign = -1 if direction == "max" else 1
-
     def key(row):
-        mean = row["validation_mean"]
-        size = row["parameters"] if row["parameters"] is not None else float("inf")
-        return (mean is None, row["failed"] > 0, 0 if mean is None else sign * round(mean, 12), size, row["candidate"])
+        return preference(row["validation_mean"], row["failed"], row, direction)
 
     ordered = sorted(candidates, key=key)
     for place, row in enumerate(ordered, start=1):
@@ -188,29 +201,20 @@ def _select(candidates: list[dict]) -> list[dict]:
     return list(selected.values())
 
 
-def _tables(results: Results, row: dict, name: str, target: str) -> dict[int, object]:
-    """Seed -> predictions on set `name` of the candidate's finished trials that have scores there."""
-    tables = {}
-    for trial in row["trials"]:
-        if trial["status"] == "ok" and (results.scores(trial["id"], name) or {}).get("status") == "ok":
-            tables[trial["seed"]] = results.predictions(trial["id"], name, target)
-    return tables
-
-
 def _add_test_scores(results: Results, row: dict, tables: dict, target: str, measure: Measure) -> None:
     for trial in row["trials"]:
-        if trial["seed"] in tables:
+        if key_of(trial) in tables:
             trial["test"] = _value(results.scores(trial["id"], "test"), target, measure.metric)
     interval = mean_with_interval(list(tables.values()), measure)
     row["test_mean"], row["test_low"], row["test_high"] = interval["mean"], interval["low"], interval["high"]
 
 
 def _comparisons(selected: list[dict], test: dict[str, dict], measure: Measure) -> list[dict]:
-    """Best minus each other selected candidate on test, over the seeds that both finished."""
+    """Best minus each other selected candidate on test, over the seeds, folds and replicates that both finished."""
     comparisons = []
     for other in selected[1:]:
         one, two = test[selected[0]["candidate"]], test[other["candidate"]]
-        found = paired_difference([(one[seed], two[seed]) for seed in one if seed in two], measure)
+        found = paired_difference([(one[key], two[key]) for key in one if key in two], measure)
         if found:
             ids = {"a": selected[0]["candidate"], "b": other["candidate"]}
             comparisons.append(ids | {"set": "test"} | found)
@@ -220,7 +224,7 @@ def _comparisons(selected: list[dict], test: dict[str, dict], measure: Measure) 
 def _failures(results: Results, candidates: list[dict]) -> dict[str, list[dict]]:
     trials = [
         {"id": trial["id"], "candidate": row["candidate"], "name": row["name"]}
-        | {"seed": trial["seed"], "reason": trial["reason"]}
+        | {name: trial[name] for name in (*KEY, "reason")}
         for row in candidates
         for trial in row["trials"]
         if trial["status"] != "ok"

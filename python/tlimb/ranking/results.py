@@ -8,6 +8,14 @@ import pandas as pd
 from tlimb.errors import InputError, Problem
 from tlimb.files import read_json, read_jsonl
 
+KEY = ("seed", "repeat", "fold", "inner_fold", "replicate")
+"""What two trials must share to be compared: they start alike and are measured on the same people."""
+
+
+def key_of(outcome: dict) -> tuple:
+    """The values of KEY of a trial as it stands in ranking.json."""
+    return tuple(outcome[name] for name in KEY)
+
 
 @dataclass(frozen=True)
 class Results:
@@ -42,6 +50,15 @@ class Results:
             raise InputError([Problem(str(path), "file not found, though the trial's scores say that it is there")])
         rows = pd.read_parquet(path)
         return rows[(rows["target"] == target) & rows["truth"].notna()]
+
+    def tables(self, outcomes: list[dict], name: str, target: str) -> dict[tuple, pd.DataFrame]:
+        """Key -> predictions on set `name` of those trials of ranking.json that finished and have scores there."""
+        scored = [
+            outcome
+            for outcome in outcomes
+            if outcome["status"] == "ok" and (self.scores(outcome["id"], name) or {}).get("status") == "ok"
+        ]
+        return {key_of(outcome): self.predictions(outcome["id"], name, target) for outcome in scored}
 
     def pretraining_scores(self, encoder: str) -> dict | None:
         """scores.json of a pretrained encoder, None where there is none."""

@@ -5,8 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from tlimb.files import digest, write_json, write_jsonl, write_parquet
-from tlimb.labels import class_name
+from tlimb.search.scans import as_text, labels_of
 from tlimb.search.suggest import Proposal
+
+FACTS = ["split", "scan_id", "person", "role", "times"]
 
 
 def write_round(folder, proposal: Proposal, table: pd.DataFrame, labels: dict, trials_per_task: int) -> None:
@@ -14,45 +16,46 @@ def write_round(folder, proposal: Proposal, table: pd.DataFrame, labels: dict, t
     folder = Path(folder)
     write_jsonl(folder / "trials.jsonl", proposal.trials)
     write_jsonl(folder / "pretrainings.jsonl", proposal.pretrainings)
-    write_parquet(folder / "splits.parquet", proposal.splits[["split", "scan_id", "role"]])
+    write_parquet(folder / "splits.parquet", proposal.splits[["split", "scan_id", "role", "times"]])
     labelled = proposal.splits.merge(_class_names(table, labels).drop(columns=["person"]), on="scan_id")
+    rows = dict(iter(labelled.sort_values(["split", "scan_id"]).groupby("split")))
     for line in proposal.pretrainings:
-        job = {"id": line["id"], "kind": "pretrain", "level": line["level"], "parent": line["parent"], "inits": [], "pretraining": line}
-        _write_job(folder / "jobs" / line["id"], job, labelled, [line["split"]], line["spec"]["stage"], labels)
+        job = {"id": line["id"], "kind": "pretrain", "level": line["level"], "parent": line["parent"], "inits": []}
+        job |= {"pretraining": line}
+        _write_job(folder / "jobs" / line["id"], job, rows[line["split"]], line["spec"]["stage"], labels)
     for pack in packs(proposal.trials, trials_per_task):
         inits = sorted({trial["init"] for trial in pack} - {""})
         identity = digest([trial["id"] for trial in pack])
         job = {"id": identity, "kind": "finetune", "level": 0, "parent": "", "inits": inits, "trials": pack}
-        used = sorted({trial["split"] for trial in pack})
-        _write_job(folder / "jobs" / identity, job, labelled, used, pack[0]["spec"]["stages"][-1], labels)
+        _write_job(folder / "jobs" / identity, job, rows[pack[0]["split"]], pack[0]["spec"]["stages"][-1], labels)
 
 
 def packs(trials: list[dict], size: int) -> list[list[dict]]:
-    """Trials in groups of at most `size` that share recipe, split and seed, so that no trial's labels and classes depend
-    on its neighbours; those from scratch, which wait for nothing, apart."""
+    """Trials in groups of at most `size` that share recipe, split and seed; those from scratch, which wait for nothing,
+    apart. So no trial's labels and classes depend on its neighbours.
+    """
     groups: dict[tuple, list[dict]] = {}
     for trial in trials:
         stage = trial["spec"]["stages"][-1]
-        key = (stage["data"]["recipe"], trial["split"], tuple(stage["targets"]), trial["init"] == "", trial["spec"]["seed"])
-        groups.setdefault(key, []).append(trial)
+        alike = (stage["data"]["recipe"], trial["split"], tuple(labels_of(stage)), trial["spec"]["seed"])
+        groups.setdefault((*alike, trial["init"] == ""), []).append(trial)
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
-def _write_job(folder: Path, job: dict, labelled: pd.DataFrame, used: list[str], stage: dict, labels: dict) -> None:
-    rows = labelled[labelled["split"].isin(used)]
-    targets = stage["targets"]
-    job |= {
-        "recipe": stage["data"]["recipe"],
-        "shards": sorted(set(rows["chunk"])),
-        "labels": {name: {"kind": labels[name]["kind"], "classes": [c for c in labels[name]["classes"] if c in set(rows[name])]} for name in targets},
-    }
+def _write_job(folder: Path, job: dict, rows: pd.DataFrame, stage: dict, labels: dict) -> None:
+    facts, known = {}, labels_of(stage)
+    for name in stage["targets"]:
+        present = set(rows[name])
+        classes = [one for one in labels[name]["classes"] if one in present]
+        facts[name] = {"kind": labels[name]["kind"], "classes": classes}
+    job |= {"recipe": stage["data"]["recipe"], "shards": sorted(set(rows["chunk"])), "labels": facts}
     write_json(folder / "job.json", job)
-    rows = rows[["split", "scan_id", "person", "role", *targets]].sort_values(["split", "scan_id"])
+    rows = rows[[*FACTS, *known]]
     unseen = ~rows["role"].isin(["train", "validation"])
     if job["kind"] == "pretrain":
         write_parquet(folder / "table.parquet", rows)
         return
-    write_parquet(folder / "table.parquet", rows.assign(**{name: rows[name].mask(unseen) for name in targets}))
+    write_parquet(folder / "table.parquet", rows.assign(**{name: rows[name].mask(unseen) for name in known}))
     write_parquet(folder / "table-validation.parquet", rows[rows["role"] == "validation"])
     write_parquet(folder / "table-test.parquet", rows[unseen])
 
@@ -61,6 +64,6 @@ def _class_names(table: pd.DataFrame, labels: dict) -> pd.DataFrame:
     """The cohort's table without what training does not need, classes as text (1.0 as "1")."""
     known = table[["scan_id", "person", *labels]].copy()
     for name, label in labels.items():
-        if label["kind"] == "classification" and pd.api.types.is_numeric_dtype(known[name]):
-            known[name] = known[name].map(class_name, na_action="ignore").astype("str")
+        if label["kind"] == "classification":
+            known[name] = as_text(known[name])
     return known

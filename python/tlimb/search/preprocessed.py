@@ -1,12 +1,31 @@
 """What preprocessing left, read for SUGGEST: indices and fingerprints, not voxels."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from tlimb.errors import InputError, Problem
 from tlimb.files import read_json
-from tlimb.search.suggest import Recipes
+
+COLUMNS = ("scan_id", "status", "reason", "digest", "content")
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """For each recipe the fingerprint of its store and the index of its scans.
+
+    index: columns scan_id, status, digest (of the file), content (of the decoded image; a store may lack it), chunk.
+    """
+
+    fingerprint: dict[str, str]
+    index: dict[str, pd.DataFrame]
+
+
+def all_fine(table: pd.DataFrame, names) -> Recipes:
+    """The index as it will be if every scan passes preprocessing: for checks and plans before anything has run."""
+    index = pd.DataFrame({"scan_id": table["scan_id"], "status": "ok", "digest": "", "content": "", "chunk": ""})
+    return Recipes({name: "" for name in names}, {name: index for name in names})
 
 
 def read_recipes(store: Path, names, max_failed: float) -> Recipes:
@@ -32,8 +51,8 @@ def read_recipes(store: Path, names, max_failed: float) -> Recipes:
 
 
 def _part(folder: Path, chunk: str) -> pd.DataFrame:
-    part = pd.read_parquet(folder / f"shard-{chunk}.parquet", columns=["scan_id", "status", "reason", "digest"])
-    return part.assign(chunk=chunk)
+    part = pd.read_parquet(folder / f"shard-{chunk}.parquet")
+    return part[[name for name in COLUMNS if name in part]].assign(chunk=chunk)
 
 
 def _too_many(name: str, index: pd.DataFrame, max_failed: float) -> list[Problem]:
@@ -41,8 +60,6 @@ def _too_many(name: str, index: pd.DataFrame, max_failed: float) -> list[Problem
     allowed = max_failed if max_failed >= 1 else max_failed * len(index)
     if len(failed) <= allowed:
         return []
-    head = Problem(
-        f"recipe {name}",
-        f"{len(failed)} of {len(index)} scans failed in preprocessing, more than max_failed_scans ({max_failed:g}) allows",
-    )
+    message = f"{len(failed)} of {len(index)} scans failed in preprocessing"
+    head = Problem(f"recipe {name}", f"{message}, more than max_failed_scans ({max_failed:g}) allows")
     return [head, *(Problem(scan, reason) for scan, reason in zip(failed["scan_id"], failed["reason"]))]

@@ -1,0 +1,92 @@
+"""Names that a sweep uses: of cohorts, modalities, labels, metrics and monitored values, held against the data."""
+
+import pandas as pd
+
+from tlimb.config import Sweep
+from tlimb.errors import Problem, nearest
+from tlimb.evaluation.metrics import METRICS
+from tlimb.modality import kind_of
+from tlimb.search.scans import labels_of
+
+
+class Names:
+    """Checks names and gathers what is wrong in `problems`. table: as cohort.parquet; labels: as in cohort.json."""
+
+    def __init__(self, sweep: Sweep, table: pd.DataFrame, labels: dict, problems: list[Problem]):
+        self.sweep, self.table, self.labels, self.problems = sweep, table, labels, problems
+        self._cohorts = set(table["cohort"])
+
+    def check_sweep(self) -> None:
+        """Every name of the sweep itself, so that all that is wrong is told at once."""
+        for stage in self.sweep.stages:
+            self.check_stage(stage.model_dump(), stage.split.model_dump() if stage.split else None)
+        named = [external.cohort for external in self.sweep.evaluate.external]
+        for i, name in enumerate(named):
+            self.check(f"evaluate.external[{i}].cohort", "cohort", name, self._cohorts)
+            if name in named[:i]:
+                self.problems.append(Problem(f"evaluate.external[{i}].cohort", f"cohort {name} is named twice"))
+        for label in self.sweep.labels:
+            self.check(f"labels.{label}", "label column", label, self.labels)
+        self.check_split("split", self.sweep.split.model_dump())
+        target = self.sweep.stages[-1].targets[0]
+        if self.sweep.search.metric and target in self.labels:
+            self.check("search.metric", "metric", self.sweep.search.metric, METRICS[self.labels[target]["kind"]])
+
+    def check_stage(self, stage: dict, split: dict | None) -> bool:
+        """Whether the labels, cohorts and modalities of a stage, and the labels of its split, are all there."""
+        where, labelled = f"stages.{stage['name']}", stage["data"]["labelled"]
+        good = [self.check(f"{where}.targets", "label column", name, self.labels) for name in stage["targets"]]
+        good += [
+            self.check(f"{where}.data.labelled.cohort", "cohort", name, self._cohorts) for name in labelled["cohort"]
+        ]
+        drawn_by = [name for name in labels_of(stage) if name not in stage["targets"]]
+        good += [self.check(f"{where}.data.sampler.init_args.label", "label column", name, self.labels) for name in drawn_by]
+        good += [self._check_modality(stage, name) for name in labelled["modality"] or [] if all(good)]
+        return all(good) and (split is None or self.check_split(f"{where}.split", split))
+
+    def _check_modality(self, stage: dict, name: str) -> bool:
+        where, data = f"stages.{stage['name']}.data.labelled.modality", stage["data"]
+        cohorts = data["labelled"]["cohort"]
+        present = set(self.table.loc[self.table["cohort"].isin(cohorts), "modality"])
+        if not self.check(where, f"modality of {', '.join(cohorts)}", name, present):
+            return False
+        recipe = self.sweep.recipes.get(data["recipe"])
+        if recipe is None or kind_of(name) == recipe.kind:
+            return True
+        kinds = {"series": "time series", "volume": "images"}
+        message = f"{name} scans are {kinds[kind_of(name)]}, and recipe '{data['recipe']}' takes {kinds[recipe.kind]}"
+        self.problems.append(Problem(where, message))
+        return False
+
+    def check_split(self, where: str, split: dict) -> bool:
+        """Whether the labels that a split names are there, and the one whose values are held out has classes."""
+        good = [self.check(f"{where}.stratify", "label column", name, self.labels) for name in split["stratify"]]
+        if split["scheme"] == "site":
+            good.append(self._check_column(f"{where}.column", split["column"]))
+        return all(good)
+
+    def _check_column(self, where: str, name: str) -> bool:
+        if not self.check(where, "label column", name, self.labels):
+            return False
+        if self.labels[name]["kind"] == "classification":
+            return True
+        hint = f'if its numbers are names, say "labels": {{"{name}": "classification"}}'
+        self.problems.append(Problem(where, f"'{name}' is a quantity; its values cannot be held out one by one", hint))
+        return False
+
+    def check_monitors(self, spec: dict) -> None:
+        """That every stage of a trial monitors something that it measures."""
+        for stage in spec["stages"]:
+            several = len(stage["targets"]) > 1
+            valid = ["validation_loss"]
+            for name in stage["targets"]:
+                if name in self.labels:
+                    prefix = f"validation_{name}_" if several else "validation_"
+                    valid += [prefix + metric for metric in METRICS[self.labels[name]["kind"]]]
+            self.check(f"stages.{stage['name']}.monitor", "monitored value", stage["monitor"], valid)
+
+    def check(self, where: str, kind: str, name: str, valid) -> bool:
+        """Whether `name` is among `valid`; a problem with the nearest valid name where it is not."""
+        if name not in valid:
+            self.problems.append(Problem(where, f"no {kind} is called '{name}'", nearest(name, valid)))
+        return name in valid

@@ -1,0 +1,149 @@
+"""Which scans a stage can use: of its cohorts and modalities, preprocessed, and with every label that it needs."""
+
+import pandas as pd
+
+from tlimb.config import Sweep
+from tlimb.errors import Problem, nearest
+from tlimb.labels import class_name
+from tlimb.modality import kind_of
+from tlimb.search.preprocessed import Recipes
+
+CARRIED = ["scan_id", "chunk"]
+NAMED = 5  # examples given of many
+
+
+def labels_of(stage: dict) -> list[str]:
+    """The labels that a stage's training is given: its targets, and the one by which its sampler draws."""
+    sampler = stage["data"]["sampler"]
+    drawn_by = sampler["init_args"].get("label") if sampler else None
+    return list(dict.fromkeys([*stage["targets"], *([drawn_by] if isinstance(drawn_by, str) else [])]))
+
+
+class StageScans:
+    """Selects rows of the cohort's table and gathers what is wrong with them in `problems`."""
+
+    def __init__(self, sweep: Sweep, table: pd.DataFrame, labels: dict, recipes: Recipes, problems: list[Problem]):
+        self.table, self.labels, self.recipes, self.problems = table.sort_values("scan_id"), labels, recipes, problems
+        self._kinds = {name: recipe.kind for name, recipe in sweep.recipes.items()}
+        self._kind = self.table["modality"].map(kind_of)
+
+    def eligible(self, stage: dict, split: dict) -> pd.DataFrame:
+        """The preprocessed scans of a stage that have its targets and, where sites are held out, a site.
+
+        Rows of the table with the column `chunk`; the label ``split["column"]`` becomes text.
+        """
+        labelled = stage["data"]["labelled"]
+        scans = self._preprocessed(self.named(stage, labelled["cohort"]), stage)
+        scans = self._with_labels(scans, stage, f"stages.{stage['name']}.targets", stage["targets"])
+        if split["scheme"] == "site":
+            scans = self._with_labels(scans, stage, "split.column", [split["column"]])
+            scans = scans.assign(**{split["column"]: as_text(scans[split["column"]])})
+        return scans
+
+    def named(self, stage: dict, cohorts: list[str]) -> pd.DataFrame:
+        """The rows of some cohorts that a stage's modalities and recipe can take."""
+        data = stage["data"]
+        chosen = self.table["cohort"].isin(cohorts) & (self._kind == self._kinds[data["recipe"]])
+        if data["labelled"]["modality"] is not None:
+            chosen &= self.table["modality"].isin(data["labelled"]["modality"])
+        if not chosen.any():
+            kind = {"series": "time series", "volume": "images"}[self._kinds[data["recipe"]]]
+            message = f"cohort {', '.join(cohorts)} has no {kind}, which recipe '{data['recipe']}' takes"
+            self.problems.append(Problem(f"stages.{stage['name']}.data", message))
+        return self.table[chosen]
+
+    def sites(self, stage: dict, split: dict) -> list[list[str]]:
+        """The parts that a split holds out in turn: every value of its column, or those that it names as one part.
+
+        Values are those of the cohort's table, so that a fold's number does not depend on what preprocessing could do.
+        """
+        where, column = "split.held_out", split["column"]
+        rows = self.named(stage, stage["data"]["labelled"]["cohort"]).dropna(subset=[*stage["targets"], column])
+        values = sorted(set(as_text(rows[column])))
+        if split["held_out"] is None:
+            if len(values) < 2:
+                message = f"expected two values of '{column}' or more, found {', '.join(values) or 'none'}"
+                self.problems.append(Problem("split.column", message))
+            return [[value] for value in values]
+        unknown = [name for name in split["held_out"] if name not in values]
+        for name in unknown:
+            self.problems.append(Problem(where, f"no {column} is called '{name}'", nearest(name, values)))
+        if not set(values) - set(split["held_out"]):
+            self.problems.append(Problem(where, f"holds every {column} out; nobody is left to train on"))
+        return [] if unknown else [split["held_out"]]
+
+    def external(self, stage: dict, cohort: str, rows: pd.DataFrame) -> pd.DataFrame:
+        """An external cohort's scans; its people must not take part in the split, whose rows are given."""
+        scans = self._with_labels(self.named(stage, [cohort]), stage, f"evaluate.external ({cohort})", stage["targets"])
+        scans = self._preprocessed(scans, stage)
+        self._check_external(stage, cohort, scans, rows)
+        return scans.assign(role=f"external:{cohort}", times=1)
+
+    def _check_external(self, stage: dict, cohort: str, scans: pd.DataFrame, rows: pd.DataFrame) -> None:
+        found, shared = [], sorted(set(scans["person"]) & set(rows["person"]))
+        if shared:
+            found.append(f"cohort {cohort} shares {len(shared)} persons with the split, such as {shared[0]}")
+        if scans.empty:
+            found.append(f"cohort {cohort} has no scan with {', '.join(stage['targets'])}")
+        for label in stage["targets"]:
+            strange = set(scans[label]) - set(rows[label])
+            if self.labels[label]["kind"] == "classification" and strange:
+                names = ", ".join(sorted(map(str, strange)))
+                found.append(f"cohort {cohort} has classes of '{label}' that are not trained on: {names}")
+        self.problems += [Problem("evaluate.external", message) for message in found]
+
+    def check_classes(self, rows: pd.DataFrame, stage: dict, split: dict) -> bool:
+        """Whether every class of a stage's targets has somebody in every part of a split."""
+        before, where = len(self.problems), f"stages.{stage['name']}"
+        if split["held_out"]:
+            where += f" (test on {', '.join(split['held_out'])})"
+        hints = {
+            "site": "name several to hold out together in split.held_out, or leave this one's scans out",
+            "file": "move persons in the split file",
+        }
+        for label in [name for name in stage["targets"] if self.labels[name]["kind"] == "classification"]:
+            classes = set(rows[label])
+            if len(classes) < 2:
+                message = f"'{label}' has one class only: {', '.join(map(str, classes))}"
+                self.problems.append(Problem(f"{where}.targets", message))
+                continue
+            hint = hints.get(split["scheme"], f"stratify by {label}, or make the parts of the split larger")
+            for role, part in rows.groupby("role"):
+                absent = ", ".join(sorted(map(str, classes - set(part[label]))))
+                if absent:
+                    message = f"too few people: nobody of class {absent} of '{label}' is left for {role}"
+                    self.problems.append(Problem(where, message, hint))
+        return len(self.problems) == before
+
+    def check_straddling(self, scans: pd.DataFrame, split: dict) -> None:
+        """That nobody was scanned both inside and outside of the sites that are held out."""
+        inside = scans[split["column"]].isin(split["held_out"]).groupby(scans["person"]).mean()
+        names = sorted(inside.index[(inside > 0) & (inside < 1)])
+        if names:
+            message = f"{_some(names)} stand on both sides when {', '.join(split['held_out'])} is held out"
+            hint = "give one value a person, or hold these out together with split.held_out"
+            self.problems.append(Problem("split.column", message, hint))
+
+    def _preprocessed(self, scans: pd.DataFrame, stage: dict) -> pd.DataFrame:
+        index = self.recipes.index[stage["data"]["recipe"]]
+        return scans.merge(index.loc[index["status"] == "ok", CARRIED], on="scan_id")
+
+    def _with_labels(self, scans: pd.DataFrame, stage: dict, where: str, labels: list[str]) -> pd.DataFrame:
+        for label in labels:
+            missing = scans[label].isna()
+            if stage["data"]["labelled"]["missing"] == "error" and missing.any():
+                names = _some(scans.loc[missing, "scan_id"].tolist())
+                message = f"column '{label}' is empty for {missing.sum()} of {len(scans)} scans: {names}"
+                self.problems.append(Problem(where, message, 'fill it, or set data.labelled.missing to "drop"'))
+            scans = scans[~missing]
+        return scans
+
+
+def as_text(column: pd.Series) -> pd.Series:
+    """Classes as they are written: 1.0 as "1"; missing ones stay missing."""
+    numeric = pd.api.types.is_numeric_dtype(column)
+    return column.map(class_name, na_action="ignore").astype("str") if numeric else column
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
