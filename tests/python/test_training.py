@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 import torch
 from contracts import check_json, check_table
-from training_jobs import make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
+from training_jobs import LABELS, RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
 
 from tlimb.architectures.weights import read_weights
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
+from tlimb.evaluation.predict import Bootstrap, evaluate
 from tlimb.files import read_json
 from tlimb.scenarios.device import find_device, set_up_torch
 from tlimb.scenarios.finetune import finetune
@@ -187,6 +188,14 @@ class Preempting(Kept):
 
 SFCN = {"class_path": "SFCN", "init_args": {}}
 COSINE = {"class_path": "CosineAnnealingLR", "init_args": {}}
+SHIFTED = {"class_path": "BioImageDataModule", "init_args": {"size": [14, 14, 1], "shift": 2, "channels": "axial"}}
+READY = [{"class_path": name, "init_args": {}} for name in ("RandomAffine", "RandomNoise", "MixUp")]
+JITTER = [{"class_path": "own_data.Jitter", "init_args": {}}]
+BALANCED = {"class_path": "BalancedSampler", "init_args": {"label": "diagnosis"}}
+NYUL = {"class_path": "HistogramStandardisation", "init_args": {}}
+HOOKS = {"on_before_batch_transfer": "own_data.brighter", "on_after_batch_transfer": "own_data.noisier"}
+RANDOM = {"module": SHIFTED, "augment": JITTER, "sampler": BALANCED, "normalise": NYUL, "hooks": HOOKS}
+OWN = ("own_data",)
 WHOLE = {"class_path": "BaseDataModule", "init_args": {}}
 
 
@@ -206,8 +215,11 @@ WHOLE = {"class_path": "BaseDataModule", "init_args": {}}
             },
         ),
         (SFCN, {"strategy": "scratch", "module": WHOLE, "epochs": 3, "batch_size": 4}),
+        (None, RANDOM | {"epochs": 4}),
+        (None, RANDOM | {"strategy": "frozen", "epochs": 3}),
+        (None, {"augment": READY, "epochs": 4}),
     ],
-    ids=["scheduler and patience", "frozen", "fused", "l2sp, clipping, momentum", "dropout"],
+    ids=["scheduler and patience", "frozen", "fused", "l2sp", "dropout", "all random", "frozen, random", "mixup"],
 )
 def test_a_preempted_training_goes_on_to_the_same_numbers(world, tmp_path, architecture, changes):
     store, table = world.store, world.table
@@ -227,7 +239,7 @@ def test_a_preempted_training_goes_on_to_the_same_numbers(world, tmp_path, archi
     )
 
     def outcome(kept):
-        training = prepare(run, Source(Store(store), table["scan_id"].tolist(), CPU))
+        training = prepare(run, Source(Store(store), table["scan_id"].tolist(), CPU, OWN))
         progress = fit(training, kept, CPU)
         rows = [{key: value for key, value in row.items() if key != "seconds"} for row in progress.history]
         return rows, {name: tensor.numpy().tobytes() for name, tensor in training.network.weights().items()}
@@ -237,6 +249,94 @@ def test_a_preempted_training_goes_on_to_the_same_numbers(world, tmp_path, archi
         outcome(Preempting(tmp_path / "states", 2))
     assert len(Kept(tmp_path / "states", "trial", {}).load()["progress"]["history"]) == 2
     assert outcome(Kept(tmp_path / "states", "trial", {})) == whole
+
+
+def test_evaluation_sees_scans_as_validation_did(world, tmp_path):
+    slow = {"class_path": "own_data.Slow", "init_args": {"factor": 2.0}}
+    kinds = [RANDOM | {"sampler": None}, RANDOM | {"sampler": None, "dataset": slow}, {}]
+    trials = [trial_line(stage("finetune", "age", strategy="scratch", epochs=3, **kind)) for kind in kinds]
+    for about in train(world, tmp_path, trials, trusted=OWN):
+        check_json("model", about)
+        assert about["status"] == "ok", about["reason"]
+    evaluate(tmp_path / "job", world.store, tmp_path / "models", tmp_path / "scores", Bootstrap(100), CPU, OWN)
+    found = []
+    for trial in trials:
+        history = pd.read_csv(tmp_path / "models" / trial["id"] / "history.csv")
+        scores = read_json(tmp_path / "scores" / trial["id"] / "scores-validation.json")
+        found.append(scores["targets"]["age"]["metrics"]["mae"]["value"])
+        best = history.loc[history["validation_loss"].idxmin(), "validation_mae"]
+        assert found[-1] == pytest.approx(best, rel=1e-5)
+    assert len(set(found)) == 3
+
+
+def test_the_normaliser_is_fitted_on_training_scans_and_saved_with_the_model(world, tmp_path):
+    zscore = {"class_path": "DatasetZScore", "init_args": {}}
+    trial = trial_line(SCRATCH | {"data": SCRATCH["data"] | {"normalise": zscore}})
+    (about,) = train(world, tmp_path, [trial])
+    training = world.table.loc[world.table["role"] == "train", "scan_id"]
+    slices = Store(world.store).gather(training.tolist())[..., 7].astype("float64")
+    assert about["normalise"]["fitted"] == {"mean": pytest.approx(slices.mean()), "sd": pytest.approx(slices.std())}
+
+
+def test_a_continued_encoder_brings_its_scale(world, tmp_path):
+    line = pretrain_job(tmp_path / "pretrain", roles(world.lifespan, 5, 5), stage("pretrain", "age", normalise=NYUL))
+    encoder = pretrain(tmp_path / "pretrain", world.store, None, tmp_path / "encoders", Settings(CPU))
+    check_json("encoder", read_json(encoder / "encoder.json"))
+    refit = NYUL | {"init_args": {"refit": True}}
+    trials = [
+        trial_line(stage("finetune", "diagnosis", strategy=strategy, normalise=spec), init=line["id"])
+        for strategy, spec in (("full", NYUL), ("frozen", NYUL), ("full", refit), ("scratch", NYUL))
+    ]
+    pack_job(tmp_path / "job", world.table, trials)
+    finetune(tmp_path / "job", world.store, encoder.parent, tmp_path / "models", Settings(CPU))
+    fitted = [read_json(tmp_path / "models" / trial["id"] / "model.json")["normalise"]["fitted"] for trial in trials]
+    before = read_json(encoder / "encoder.json")["normalise"]["fitted"]
+    assert fitted[0] == fitted[1] == before and fitted[2] == fitted[3] != before
+
+
+def test_a_scan_drawn_twice_stands_twice_in_everything_that_is_fitted(world):
+    table = world.table.assign(times=np.where(world.table.index == 1, 3, np.where(world.table.index == 2, 0, 1)))
+    zscore = {"class_path": "DatasetZScore", "init_args": {}}
+    run = StageRun(RESNET, stage("finetune", "age", strategy="scratch", normalise=zscore), 0, table, LABELS)
+    training = prepare(run, Source(Store(world.store), table["scan_id"].tolist(), CPU))
+    drawn = [0, 1, 1, 1, *range(3, 10)]
+    assert training.train.scan_ids == table["scan_id"].iloc[drawn].tolist()
+    assert len(training.order) == len(drawn) and len(training.validation) == 5
+    assert training.targets[0].mean == pytest.approx(table["age"].iloc[drawn].mean())
+    slices = Store(world.store).gather(training.train.scan_ids)[..., 7].astype("float64")
+    assert training.normalise["fitted"]["mean"] == pytest.approx(slices.mean())
+
+
+def test_what_a_lab_brings_by_import_path_takes_part_in_training(world, tmp_path):
+    own = {
+        "module": {"class_path": "own_data.LeftHalf", "init_args": {}},
+        "dataset": {"class_path": "own_data.Slow", "init_args": {"factor": 0.5}},
+        "sampler": {"class_path": "own_data.FirstHalf", "init_args": {}},
+        "normalise": {"class_path": "own_data.ByLargest", "init_args": {}},
+        "augment": JITTER,
+        "hooks": HOOKS,
+    }
+    spec = {"class_path": "ResNet", "init_args": {"depth": 10, "dims": 3, "width": 0.125}}
+    bare = own | {"dataset": {"class_path": "own_data.Bare", "init_args": {}}}
+    stages = [stage("finetune", "age", strategy="scratch", **kind) for kind in (own, bare)]
+    trials = [trial_line(one, architecture=spec) for one in stages]
+    fine, failed = train(world, tmp_path, trials, trusted=OWN)
+    check_json("model", fine)
+    assert fine["status"] == "ok" and fine["input_shape"] == [1, 8, 18, 16], fine["reason"]
+    assert list(fine["normalise"]["fitted"]) == ["largest"]
+    assert "dataset Bare: its items are not (image, [labels])" in failed["reason"]
+    assert "not trusted" in train(world, tmp_path / "distrusted", trials)[0]["reason"]
+
+
+def test_features_are_computed_beforehand_only_where_nothing_is_random(world):
+    rows = world.table
+    source = Source(Store(world.store), rows["scan_id"].tolist(), CPU, OWN)
+    encoder = SimpleNamespace(folder=world.encoder, facts=read_json(world.encoder / "encoder.json"))
+    featured, still = [], [{}, {"normalise": NYUL}, {"sampler": BALANCED}]
+    for kind in [*still, {"augment": JITTER}, {"hooks": HOOKS}, {"module": SHIFTED}]:
+        spec = stage("finetune", "diagnosis", strategy="frozen", **kind)
+        featured.append(prepare(StageRun(RESNET, spec, 0, rows, LABELS, encoder), source).featured)
+    assert featured == [True, True, True, False, False, False]
 
 
 def test_a_task_that_is_killed_is_taken_up_where_it_was(world, tmp_path):

@@ -3,7 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from tlimb.config import Split
 from tlimb.files import digest, write_json, write_parquet
+from tlimb.search.space import candidate_of
+from tlimb.splits import resolved
 from tlimb.store import write_shard
 
 LABELS = {
@@ -14,7 +17,7 @@ LABELS = {
 
 SPLIT = digest("a split")
 RESNET = {"class_path": "ResNet", "init_args": {"depth": 10, "dims": 2, "width": 0.125}}
-HOLDOUT = {"scheme": "holdout", "validation": 0.2, "test": 0.2, "stratify": [], "seed": 0, "n": None}
+HOLDOUT = resolved(Split().model_dump())[0]
 
 
 def make_people(cohort: str, n: int, seed: int = 0) -> pd.DataFrame:
@@ -42,6 +45,7 @@ def make_store(folder, people: pd.DataFrame, shape=(16, 18, 16), spacing: float 
             "status": "ok",
             "reason": "",
             "digest": digest(scan, 16),
+            "content": digest([scan, seed], 16),
             "mask_overlap": 0.9,
             "metric": -0.5,
             "snr": 20.0,
@@ -66,13 +70,23 @@ def roles(people: pd.DataFrame, validation: int, test: int, split: str = SPLIT) 
     """The table of one split: the last `test` people test, the `validation` before them validate, the rest train."""
     train = len(people) - validation - test
     role = ["train"] * train + ["validation"] * validation + ["test"] * test
-    return people.assign(split=split, role=role)
+    return people.assign(split=split, role=role, times=1)
 
 
 def stage(name: str, target: str, **changes) -> dict:
-    """A stage of a spec with every default filled in; changes replace its keys."""
+    """A stage of a spec with every default filled in; changes replace its keys, or those of its data."""
     module = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial", "count": 1}}
-    data = {"labelled": {"cohort": ["any"], "n": None}, "recipe": "default", "module": changes.pop("module", module)}
+    data = {
+        "labelled": {"cohort": ["any"], "modality": None, "n": None, "missing": "error"},
+        "recipe": "default",
+        "module": module,
+        "dataset": {"class_path": "ScanDataset", "init_args": {}},
+        "sampler": None,
+        "normalise": None,
+        "augment": [],
+        "hooks": {"on_before_batch_transfer": None, "on_after_batch_transfer": None},
+    }
+    data |= {key: changes.pop(key) for key in data if key in changes}
     return {
         "name": name,
         "targets": [target],
@@ -121,7 +135,7 @@ def pretrain_job(
             "labels": labels,
         },
     )
-    write_parquet(folder / "table.parquet", table[["split", "scan_id", "person", "role", *stage["targets"]]])
+    write_parquet(folder / "table.parquet", table[["split", "scan_id", "person", "role", "times", *stage["targets"]]])
     return line
 
 
@@ -130,10 +144,9 @@ def trial_line(
 ) -> dict:
     """A line of trials.jsonl."""
     spec = {"architecture": architecture, "seed": seed, "split": HOLDOUT, "stages": [*before, stage]}
-    candidate = digest({key: value for key, value in spec.items() if key != "seed"} | {"init": init})
     return {
         "id": digest([spec, init]),
-        "candidate": candidate,
+        "candidate": candidate_of(spec),
         "round": 1,
         "split": split,
         "init": init,
@@ -159,7 +172,7 @@ def pack_job(folder, table: pd.DataFrame, trials: list[dict]) -> None:
             "labels": {name: LABELS[name] for name in targets},
         },
     )
-    table = table[["split", "scan_id", "person", "role", *targets]]
+    table = table[["split", "scan_id", "person", "role", "times", *targets]]
     unseen = ~table["role"].isin(["train", "validation"])
     write_parquet(folder / "table.parquet", table.assign(**{name: table[name].mask(unseen) for name in targets}))
     write_parquet(folder / "table-validation.parquet", table[table["role"] == "validation"])

@@ -10,6 +10,13 @@ from tlimb.architectures.network import Network
 from tlimb.errors import InputError, Problem
 from tlimb.seeds import seed_for
 
+HINTS = {
+    1: "time series come from a recipe of kind series and SeriesDataModule",
+    2: "set `slices` of the data module",
+    3: "leave out `slices` of the data module, or set dims to 2",
+}
+"""What brings images with so many axes of space."""
+
 
 def build_network(
     architecture: dict, input_shape: tuple[int, ...], outputs: dict[str, int], seed: int, trusted=()
@@ -43,13 +50,8 @@ def _build_encoder(architecture: dict, input_shape: tuple[int, ...], trusted) ->
         raise InputError([Problem(f"architecture {name}", f"is no encoder: it has no `{item}`") for item in lacking])
     dims = getattr(encoder, "dims", None)
     if dims is not None and dims != len(input_shape) - 1:
-        hint = (
-            "set `slices` of the data module"
-            if dims == 2
-            else "leave out `slices` of the data module, or set dims to 2"
-        )
         message = f"takes images with {dims} axes, the data have {len(input_shape) - 1}"
-        raise InputError([Problem(f"architecture {name}", message, hint)])
+        raise InputError([Problem(f"architecture {name}", message, HINTS.get(dims, ""))])
     return encoder
 
 

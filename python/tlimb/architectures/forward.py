@@ -1,40 +1,44 @@
 """Forward passes over many scans, without gradients."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from tlimb.architectures.network import Network
-from tlimb.data.images import Images
+from tlimb.data.dataset import fetch
+from tlimb.data.view import View
+from tlimb.seeds import seed_for
 
 BATCH = 16
 """Scans that pass through a network together: the same for every task, so that the same scans give the same numbers."""
 
 
-def encode(network: Network, scan_ids: Sequence[str], images: Images, device: torch.device) -> np.ndarray:
-    """Features (n, F) of scans, float32, in their order, by the encoder in evaluation mode."""
-    return _batched(network, network.encode, scan_ids, images, device)
+def encode(network: Network, dataset: Dataset, view: View, device: torch.device) -> np.ndarray:
+    """Features (n, F) of a dataset's scans, float32, in their order, by the encoder in evaluation mode."""
+    return _batched(network, network.encode, dataset, view, device)
 
 
-def run(network: Network, scan_ids: Sequence[str], images: Images, device: torch.device) -> dict[str, np.ndarray]:
-    """Each head's raw outputs {target: (n, outputs)} for scans, float32, in their order, in evaluation mode."""
-    together = _batched(network, lambda batch: torch.cat(list(network(batch).values()), 1), scan_ids, images, device)
+def run(network: Network, dataset: Dataset, view: View, device: torch.device) -> dict[str, np.ndarray]:
+    """Each head's raw outputs {target: (n, outputs)} for a dataset's scans, float32, in their order, in evaluation
+    mode."""
+    together = _batched(network, lambda images: torch.cat(list(network(images).values()), 1), dataset, view, device)
     widths = [head.out_features for head in network.heads]
     return dict(zip(network.targets, np.split(together, np.cumsum(widths)[:-1], axis=1)))
 
 
 def _batched(
-    network: Network, forward: Callable[[Tensor], Tensor], scan_ids: Sequence[str], images: Images, device: torch.device
+    network: Network, forward: Callable[[Tensor], Tensor], dataset: Dataset, view: View, device: torch.device
 ) -> np.ndarray:
     network.to(device).eval()
-    images.module.training = False
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(scan_ids), BATCH):
-            block = np.ascontiguousarray(images(scan_ids[start : start + BATCH]), dtype="float32")
-            batch = images.module.on_before_batch_transfer((torch.from_numpy(block), []), 0)
-            batch = images.module.on_after_batch_transfer((batch[0].to(device), batch[1]), 0)
-            parts.append(forward(batch[0]).float().cpu().numpy())
+        for start in range(0, len(dataset), BATCH):
+            torch.manual_seed(seed_for(0, "prediction", start))  # a hook that draws does so alike each time
+            batch = fetch(dataset, list(range(start, min(start + BATCH, len(dataset)))))
+            images, labels = view.before(batch, training=False)
+            on_device = images.to(device), [label.to(device) for label in labels]
+            parts.append(forward(view.after(on_device, training=False)[0]).float().cpu().numpy())
     return np.concatenate(parts)

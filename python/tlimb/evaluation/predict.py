@@ -8,18 +8,23 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tlimb import registry
 from tlimb.architectures.build import build_network
 from tlimb.architectures.forward import run
 from tlimb.architectures.network import Network
 from tlimb.architectures.weights import load_weights, read_weights, select
 from tlimb.data.fingerprint import fingerprint_problems
-from tlimb.data.images import Images
+from tlimb.data.images import CPU, Images
+from tlimb.data.normalise import build_normaliser
 from tlimb.data.targets import Target, read_targets
+from tlimb.data.view import View, build_module, build_view, may_stay_on_gpu
 from tlimb.errors import InputError
 from tlimb.evaluation.metrics import score
 from tlimb.files import canonical_json, read_json, write_json, write_parquet
 from tlimb.store import Store
+
+
+LOOKS = ("module", "normalise", "dataset", "hooks")
+"""What in model.json says how scans reach the network."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,14 @@ def read_model(folder, trusted=()) -> Model:
 
 
 def predict(
-    network: Network, targets: Sequence[Target], rows: pd.DataFrame, images: Images, device: torch.device
+    network: Network, targets: Sequence[Target], rows: pd.DataFrame, view: View, device: torch.device
 ) -> pd.DataFrame:
-    """Predictions, as in predictions-<set>.parquet, for those rows (scan_id, person, labels) that have a label."""
-    outputs = run(network, rows["scan_id"].tolist(), images, device)
+    """Predictions, as in predictions-<set>.parquet, for those rows (scan_id, person, labels) that have a label.
+
+    Labels are told to no dataset and no hook: they see missing ones.
+    """
+    unlabelled = rows.assign(**{target.name: np.nan for target in targets})
+    outputs = run(network, view.dataset(unlabelled, targets), view, device)
     tables = [_table(target, rows, outputs[target.name]) for target in targets]
     return pd.concat(tables, ignore_index=True).sort_values(["target", "scan_id"], ignore_index=True)
 
@@ -119,7 +128,7 @@ def evaluate(job, store_folder, models, out, bootstrap: Bootstrap, device: torch
     facts = read_json(Path(job) / "job.json")
     rows = pd.concat([pd.read_parquet(Path(job) / name) for name in ("table-validation.parquet", "table-test.parquet")])
     store = Store(store_folder, facts["shards"])
-    made: dict[str, Images] = {}
+    made: dict[str, View] = {}
     for trial in facts["trials"]:
         folder, saved = Path(out) / trial["id"], Path(models) / trial["id"]
         own = rows[rows["split"] == trial["split"]]
@@ -133,15 +142,19 @@ def evaluate(job, store_folder, models, out, bootstrap: Bootstrap, device: torch
         problems = fingerprint_problems(f"model {trial['id']}", about, store)
         if problems:
             raise InputError(problems)
-        model, key = read_model(saved, trusted), canonical_json(about["module"])
+        model, key = read_model(saved, trusted), canonical_json([about[name] for name in LOOKS])
         if key not in made:
-            made[key] = _images(about["module"], store, rows["scan_id"], trusted)
+            made[key] = _view(about, store, rows["scan_id"], device, trusted)
         for name, part in parts.items():
             table = predict(model.network, model.targets, part, made[key], device)
             write_parquet(folder / f"predictions-{name}.parquet", table)
             write_json(folder / f"scores-{name}.json", ids | scores(table, model.targets, name, bootstrap))
 
 
-def _images(spec: dict, store: Store, scan_ids: pd.Series, trusted) -> Images:
-    module = registry.load("module", spec["class_path"], trusted)(**spec["init_args"])
-    return Images(store, module, sorted(set(scan_ids)))
+def _view(about: dict, store: Store, scan_ids: pd.Series, device: torch.device, trusted) -> View:
+    """How a model's scans looked when it was trained, for these scans."""
+    module = build_module(about["module"], trusted)
+    normalise = build_normaliser(about["normalise"], trusted) if about["normalise"] else None
+    place = device if may_stay_on_gpu(about, module) else CPU
+    images = Images(store, module, sorted(set(scan_ids)), normalise=normalise, device=place)
+    return build_view(images, about, trusted)

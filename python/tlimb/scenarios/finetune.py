@@ -86,7 +86,7 @@ def _about(trial: dict, rows: pd.DataFrame, encoder: Pretrained | None, store: S
         "stage": stage["name"],
         "seed": spec["seed"],
         "architecture": spec["architecture"],
-        "module": stage["data"]["module"],
+        **{key: stage["data"][key] for key in ("module", "dataset", "hooks")},
         "fingerprint": store.fingerprint,
         "recipe": recipe_of(store),
         "persons": sorted({*before, *map(person_digest, rows["person"])}),

@@ -1,21 +1,24 @@
 """From a stage's specification to a training that can start."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.utils.data import Sampler
 
 from tlimb import registry
 from tlimb.architectures.build import build_network
 from tlimb.architectures.forward import encode
 from tlimb.architectures.network import Network
 from tlimb.architectures.weights import load_weights, read_weights
-from tlimb.data.dataset import ScanDataset
-from tlimb.data.images import Images
+from tlimb.data.dataset import EpochOrder
+from tlimb.data.images import CPU, Images
 from tlimb.data.modules import BaseDataModule
+from tlimb.data.normalise import build_normaliser, fit_normaliser
 from tlimb.data.targets import fit_targets
+from tlimb.data.view import View, build_module, build_view, may_stay_on_gpu
 from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json
 from tlimb.objectives.objective import build_objective
@@ -26,37 +29,65 @@ from tlimb.store import Store
 
 @dataclass
 class Source:
-    """The scans of a task; images, and features of frozen encoders, are made once for all trainings that share them."""
+    """The scans of a task; what is made of them once is shared by all trainings that need it alike: images, fitted
+    normalisers, features of frozen encoders."""
 
     store: Store
     scan_ids: Sequence[str]
     device: torch.device
     trusted: tuple[str, ...] = ()
-    _images: dict = field(default_factory=dict)
-    _features: dict = field(default_factory=dict)
+    _made: dict = field(default_factory=dict)
 
-    def images(self, spec: dict) -> Images:
-        """All scans as a data module's spec presents them."""
-        key = canonical_json(spec)
-        if key not in self._images:
-            module = registry.load("module", spec["class_path"], self.trusted)(**spec["init_args"])
-            self._images[key] = Images(self.store, module, self.scan_ids)
-        return self._images[key]
+    def view(self, data: dict, normalise: dict | None) -> View:
+        """All scans as a stage's `data` presents them. normalise: the normaliser with its fitted facts, if any."""
+        module = build_module(data["module"], self.trusted)
+        device = self.device if may_stay_on_gpu(data, module) else CPU
+        ready = build_normaliser(normalise, self.trusted) if normalise else None
+        images = self._once(
+            ["images", data["module"], normalise, device.type],
+            lambda: Images(self.store, module, self.scan_ids, normalise=ready, device=device),
+        )
+        return build_view(images, data, self.trusted, training=True)
 
-    def features(self, network: Network, encoder_id: str, spec: dict, scan_ids: Sequence[str]) -> Callable:
-        """scan_ids -> features (n, F) of a frozen encoder, computed once over the sorted scans of one training."""
+    def normaliser(self, data: dict, train: Sequence[str], encoder: Pretrained | None) -> dict | None:
+        """The stage's normaliser with what was fitted on the training scans or came with the encoder; None for none."""
+        spec = data["normalise"]
+        if spec is None:
+            return None
+        module = build_module(data["module"], self.trusted)
+        earlier = encoder.facts["normalise"] if encoder is not None else None
+
+        def fit() -> dict:
+            read = Images(self.store, module, [], memory=-1)
+            return fit_normaliser(spec, earlier, lambda: read.blocks(train), self.trusted)
+
+        return self._once(["normaliser", data["module"], spec, earlier, list(train)], fit)
+
+    def features(self, network: Network, key: list, scan_ids: Sequence[str], view: View) -> Callable:
+        """scan_ids -> features (n, F) of a frozen encoder, computed once over the sorted scans of one training.
+
+        key: what they depend on beside the scans, as JSON values.
+        """
         scans = sorted(set(scan_ids))
-        key = json.dumps([encoder_id, spec, scans])
-        if key not in self._features:
-            features = encode(network, scans, self.images(spec), self.device)
-            row = {scan: number for number, scan in enumerate(scans)}
-            self._features[key] = lambda wanted: features[[row[scan] for scan in wanted]]
-        return self._features[key]
+
+        def compute() -> tuple[Tensor, dict]:
+            dataset = view.dataset(pd.DataFrame({"scan_id": scans}), [])
+            features = torch.from_numpy(encode(network, dataset, view, self.device))
+            return features, {scan: number for number, scan in enumerate(scans)}
+
+        features, row = self._once(["features", key, scans], compute)
+        return lambda wanted: features[[row[scan] for scan in wanted]]
+
+    def _once(self, key: list, make: Callable):
+        name = canonical_json(key)
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """One stage to train: its spec, seed, scans (rows with role and labels), and the encoder it starts from, if any."""
+    """One stage to train: its spec, seed, scans (rows with role, times and labels), and the encoder it starts from."""
 
     architecture: dict
     stage: dict
@@ -67,35 +98,36 @@ class StageRun:
 
 
 def prepare(run: StageRun, source: Source) -> Training:
-    """A training with its network built, its weights loaded, its targets scaled on the training part.
+    """A training with its network built, its weights loaded, its targets and normaliser fitted on the training part.
 
     Raises InputError for whatever does not fit: labels, shapes, weights, terms.
     """
-    stage, images = run.stage, source.images(run.stage["data"]["module"])
+    stage, data = run.stage, run.stage["data"]
     encoder = run.encoder if stage["strategy"] != "scratch" else None
-    train, validation = (run.rows[run.rows["role"] == role] for role in ("train", "validation"))
+    train, validation = _drawn(run.rows[run.rows["role"] == "train"]), run.rows[run.rows["role"] == "validation"]
     targets = fit_targets(run.labels, stage["targets"], train)
     _require_labels(stage["targets"], validation)
-    network = build_network(
-        run.architecture, images.shape, {of.name: of.outputs for of in targets}, run.seed, source.trusted
-    )
-    if encoder is not None:
-        weights = encoder.folder / "encoder.safetensors"
-        print(f"{weights}: {load_weights(network.encoder, read_weights(weights), str(weights))}")
-    frozen = stage["strategy"] == "frozen"
-    if frozen:
-        _freeze(network, encoder)
+    normalise = source.normaliser(data, train["scan_id"].tolist(), encoder)
+    view = source.view(data, normalise)
+    outputs = {of.name: of.outputs for of in targets}
+    network = build_network(run.architecture, view.input_shape, outputs, run.seed, source.trusted)
+    _load(network, encoder, frozen=stage["strategy"] == "frozen")
     objective = build_objective(stage["objective"], targets, source.trusted)
     objective.start(network, pretrained=encoder is not None)
-    shown, module, featured = images, images.module, frozen and not images.module.augments()
+    shown, featured = view, network.frozen and view.stands_still()
     if featured:
-        module = BaseDataModule()
-        scans = [*train["scan_id"], *validation["scan_id"]]
-        shown = source.features(network, encoder.facts["id"], stage["data"]["module"], scans)
-    datasets = [ScanDataset(rows, targets, shown) for rows in (train, validation)]
-    return Training(
-        stage, run.seed, network, objective, targets, *datasets, module, images.shape, featured, source.trusted
-    )
+        key = [encoder.facts["id"], data["module"], normalise]
+        features = source.features(network, key, [*train["scan_id"], *validation["scan_id"]], view)
+        shown = View(features, view.input_shape, BaseDataModule())
+    datasets = [shown.dataset(rows, targets) for rows in (train, validation)]
+    order = _order(run, train, source.trusted)
+    parts = (network, objective, targets, *datasets, shown, order, normalise)
+    return Training(stage, run.seed, *parts, featured, source.trusted)
+
+
+def _drawn(train: pd.DataFrame) -> pd.DataFrame:
+    """The training part with a scan that is drawn k times standing k times."""
+    return train.loc[train.index.repeat(train["times"])].reset_index(drop=True)
 
 
 def _require_labels(names: Sequence[str], validation: pd.DataFrame) -> None:
@@ -105,7 +137,20 @@ def _require_labels(names: Sequence[str], validation: pd.DataFrame) -> None:
         raise InputError([Problem(f"label {name}", message) for name in empty])
 
 
-def _freeze(network: Network, encoder: Pretrained | None) -> None:
-    if encoder is None:
+def _load(network: Network, encoder: Pretrained | None, frozen: bool) -> None:
+    """The encoder's weights, if there is one, and whether they are fixed."""
+    if encoder is not None:
+        weights = encoder.folder / "encoder.safetensors"
+        print(f"{weights}: {load_weights(network.encoder, read_weights(weights), str(weights))}")
+    if frozen and encoder is None:
         raise InputError([Problem("strategy frozen", "there is no pretrained encoder to freeze")])
-    network.freeze_encoder()
+    if frozen:
+        network.freeze_encoder()
+
+
+def _order(run: StageRun, train: pd.DataFrame, trusted) -> Sampler:
+    """The order of training scans: the stage's sampler, or each scan once an epoch."""
+    spec, stage = run.stage["data"]["sampler"], run.stage["name"]
+    if spec is None:
+        return EpochOrder(len(train), run.seed, stage)
+    return registry.load("sampler", spec["class_path"], trusted)(train, run.seed, stage, **spec["init_args"])

@@ -49,8 +49,8 @@ def _train(identity: str, run: StageRun, source: Source, kept: Kept, folder: Pat
     save_weights(folder / "heads.safetensors", select(tensors, "heads."))
     write_history(folder, progress)
     held_out, bootstrap = run.rows[run.rows["role"] == "test"], Bootstrap()
-    images = source.images(run.stage["data"]["module"])
-    table = predict(training.network, training.targets, held_out, images, source.device)
+    view = source.view(run.stage["data"], training.normalise)
+    table = predict(training.network, training.targets, held_out, view, source.device)
     write_json(folder / "scores.json", {"id": identity} | scores(table, training.targets, "test", bootstrap))
     return outcome(training, progress, source.device)
 
@@ -63,7 +63,7 @@ def _about(line: dict, rows: pd.DataFrame, parent: Pretrained | None, store: Sto
         "stage": line["stage"],
         "seed": line["seed"],
         "architecture": line["spec"]["architecture"],
-        "module": line["spec"]["stage"]["data"]["module"],
+        **{key: line["spec"]["stage"]["data"][key] for key in ("module", "dataset", "hooks")},
         "fingerprint": store.fingerprint,
         "recipe": recipe_of(store),
         "persons": sorted({*before, *map(person_digest, rows["person"])}),

@@ -95,7 +95,8 @@ def outcome(training: Training, progress: Progress, device: torch.device) -> dic
     parameters = list(training.network.parameters())
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     return {
-        "input_shape": list(training.input_shape),
+        "input_shape": list(training.view.input_shape),
+        "normalise": training.normalise,
         "targets": {target.name: target.facts() for target in training.targets},
         "best_epoch": progress.best_epoch,
         "epochs_run": len(progress.history),

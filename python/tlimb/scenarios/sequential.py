@@ -11,13 +11,13 @@ import lightning.pytorch as lightning
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch.utils.data import SequentialSampler
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 
 from tlimb import registry
 from tlimb.architectures.network import Network
-from tlimb.data.dataset import EpochOrder, ScanDataset, loader
-from tlimb.data.modules import BaseDataModule
+from tlimb.data.dataset import loader
 from tlimb.data.targets import Target
+from tlimb.data.view import View
 from tlimb.evaluation.metrics import metric
 from tlimb.objectives.objective import Objective
 from tlimb.scenarios.progress import Monitor, Progress, TrainingFailed, monitor_of
@@ -31,8 +31,9 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 class Training:
     """All that one stage's training needs.
 
-    stage: the stage of the spec. input_shape: (C, ...) of one image. featured: the datasets hold the features of a
-    frozen encoder in place of images. trusted: modules beyond the usual ones whose classes may be used.
+    stage: the stage of the spec. order: draws the training scans of the epoch that its `epoch` is set to. normalise:
+    the normaliser with its fitted facts, if any. featured: the datasets hold the features of a frozen encoder in place
+    of images. trusted: modules beyond the usual ones whose classes may be used.
     """
 
     stage: dict
@@ -40,10 +41,11 @@ class Training:
     network: Network
     objective: Objective
     targets: Sequence[Target]
-    train: ScanDataset
-    validation: ScanDataset
-    module: BaseDataModule
-    input_shape: tuple[int, ...]
+    train: Dataset
+    validation: Dataset
+    view: View
+    order: Sampler
+    normalise: dict | None = None
     featured: bool = False
     trusted: tuple[str, ...] = ()
 
@@ -63,7 +65,7 @@ def fit(training: Training, kept: Kept, device: torch.device) -> Progress:
             trainer = _trainer(remaining, training.stage["gradient_clip"], device)
             size, validation = training.stage["batch_size"], training.validation
             loaders = (
-                loader(training.train, scenario.order, size),
+                loader(training.train, training.order, size),
                 loader(validation, SequentialSampler(validation), size),
             )
             trainer.fit(scenario, *loaders)
@@ -100,7 +102,7 @@ class SequentialScenario(lightning.LightningModule):
         self.progress, self.best = Progress(), None
         self.started, self.batch, self.sums, self.outputs = 0.0, 0, {}, []
         self.monitor: Monitor = monitor_of(training.targets, self.stage["monitor"])
-        self.order = EpochOrder(len(training.train), training.seed, self.stage["name"])
+        self.learning = False
         self.resumed = kept.load()
         if self.resumed is not None:
             self.progress, self.best = Progress(**self.resumed["progress"]), self.resumed["best"]
@@ -125,21 +127,21 @@ class SequentialScenario(lightning.LightningModule):
         return self.network.predict(images) if self.plan.featured else self.network(images)
 
     def on_before_batch_transfer(self, batch, dataloader_idx: int):
-        """Set this batch's noise, so that what was drawn before makes no difference; then the data module's hook."""
+        """Set this batch's noise, so that what was drawn before makes no difference; then the view's part."""
         epoch, self.batch = len(self.progress.history) + 1, self.batch + 1
         torch.manual_seed(seed_for(self.plan.seed, "noise", self.stage["name"], epoch, self.batch))
-        return self.plan.module.on_before_batch_transfer(batch, dataloader_idx)
+        return self.plan.view.before(batch, self.learning)
 
     def on_after_batch_transfer(self, batch, dataloader_idx: int):
-        """The data module's hook."""
-        return self.plan.module.on_after_batch_transfer(batch, dataloader_idx)
+        """The view's part on the device: what the module presents, augmentation, hooks."""
+        return self.plan.view.after(batch, self.learning)
 
     def on_train_epoch_start(self) -> None:
         """Set this epoch's order."""
-        self.order.epoch, self.batch = len(self.progress.history) + 1, 0
+        self.plan.order.epoch, self.batch = len(self.progress.history) + 1, 0
         self.started, self.sums, self.outputs = time.monotonic(), {}, []
         self.network.train()
-        self.plan.module.training = True
+        self.learning = True
 
     def training_step(self, batch, index: int):
         """The objective's sum on one batch."""
@@ -150,7 +152,7 @@ class SequentialScenario(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """No augmentation from here on."""
-        self.plan.module.training = False
+        self.learning = False
 
     def validation_step(self, batch, index: int) -> None:
         """Keep outputs and labels: loss and metrics are of the whole part, not means over batches."""
@@ -170,7 +172,7 @@ class SequentialScenario(lightning.LightningModule):
         self.trainer.should_stop = self.progress.stops(self.stage["early_stopping"])
 
     def _row(self) -> dict:
-        losses = {name: float(total) / len(self.order) for name, total in self.sums.items()}
+        losses = {name: float(total) / len(self.plan.order) for name, total in self.sums.items()}
         validated = self._validated()
         return {
             "epoch": len(self.progress.history) + 1,

@@ -1,0 +1,113 @@
+"""Which training scans an epoch draws, in an order that is a function of seed, stage and epoch alone.
+
+A sampler's class is made with the training part's rows (a row a scan, with its labels; a scan that a bootstrap drew k
+times stands k times), the seed and the stage's name, then the user's arguments. tlimb sets its `epoch` before each one.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from torch.utils.data import Sampler
+
+from tlimb.data.dataset import EpochOrder, batched
+from tlimb.errors import InputError, Problem, nearest
+
+
+class BalancedSampler(EpochOrder):
+    """Every class equally often: an epoch is as long as the training part, and classes differ by one scan at most.
+
+    label: a label column of kind classification: a target of the stage or another, such as site. Within a class every scan is drawn as often as every
+    other, give or take one. Raises InputError for a label that is not there, is missing for a scan or is no class.
+    """
+
+    def __init__(self, rows: pd.DataFrame, seed: int, stage: str, label: str):
+        super().__init__(len(rows), seed, stage)
+        classes = _labels(rows, label, "BalancedSampler")
+        if pd.api.types.is_float_dtype(classes):
+            message = f"'{label}' is a number; expected a label of classes"
+            raise InputError([Problem("sampler BalancedSampler", message)])
+        self._members = [np.flatnonzero(classes == name) for name in sorted(classes.unique())]
+
+    def __iter__(self) -> Iterator[int]:
+        random = self.generator()
+        share, rest = divmod(self.n, len(self._members))
+        more = set(random.permutation(len(self._members))[:rest].tolist())
+        drawn = [_rounds(members, share + (k in more), random) for k, members in enumerate(self._members)]
+        yield from random.permutation(np.concatenate(drawn)).tolist()
+
+
+class WeightedSampler(EpochOrder):
+    """As many draws as there are training scans, with replacement, each scan in proportion to its weight.
+
+    label: a label column. weights: class -> weight; null where the label itself is the weight. Raises
+    InputError for a label that is not there or missing for a scan, a class without a weight, and weights that are
+    negative or all 0.
+    """
+
+    def __init__(self, rows: pd.DataFrame, seed: int, stage: str, label: str, weights: dict | None = None):
+        super().__init__(len(rows), seed, stage)
+        values = _labels(rows, label, "WeightedSampler")
+        if weights is not None:
+            unknown = sorted(set(values.astype(str)) - set(weights))
+            if unknown:
+                where = "sampler.init_args.weights"
+                raise InputError([Problem(where, f"no weight for the class '{name}'") for name in unknown])
+            values = values.astype(str).map(weights)
+        elif not pd.api.types.is_numeric_dtype(values):
+            raise InputError([Problem("sampler.init_args.weights", f"missing; '{label}' has classes, not numbers")])
+        self._weights = values.to_numpy(dtype="float64")
+        if self._weights.min() < 0 or self._weights.sum() <= 0:
+            message = "weights are negative or all 0; expected some above 0"
+            raise InputError([Problem("sampler WeightedSampler", message)])
+
+    def __iter__(self) -> Iterator[int]:
+        weights = self._weights / self._weights.sum()
+        yield from self.generator().choice(self.n, self.n, p=weights).tolist()
+
+
+class PairedSampler(Sampler[list[int]]):
+    """Batches of two sets of scans, source and target or labelled and unlabelled: `each` of either, first set first.
+
+    first, second: indices into one dataset. An epoch shows the set that needs more batches once, in a last batch that
+    may be smaller; the other set goes round in ever new orders. A function of seed, stage and `epoch` alone.
+    """
+
+    def __init__(self, first: Sequence[int], second: Sequence[int], each: tuple[int, int], seed: int, stage: str):
+        if not (len(first) and len(second) and min(each) > 0):
+            found = f"{len(first)} and {len(second)}, {each[0]} and {each[1]} a batch"
+            raise InputError([Problem("sampler PairedSampler", f"expected scans on both sides, found {found}")])
+        self._sides, self._each = [np.asarray(first), np.asarray(second)], each
+        self.order = EpochOrder(max(map(len, self._sides)), seed, stage)
+        self.epoch = 1
+
+    def __len__(self) -> int:
+        return max(len(batched(side, size)) for side, size in zip(self._sides, self._each))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.order.epoch = self.epoch
+        random = self.order.generator()
+        parts = []
+        for side, size in zip(self._sides, self._each):
+            whole = len(batched(side, size)) == len(self)
+            drawn = random.permutation(side) if whole else _rounds(side, len(self) * size, random)
+            parts.append(batched(drawn, size))
+        yield from ([*map(int, one), *map(int, two)] for one, two in zip(*parts))
+
+
+def _labels(rows: pd.DataFrame, label: str, sampler: str) -> pd.Series:
+    if label not in rows:
+        known = [name for name in rows.columns if name not in ("split", "scan_id", "person", "role", "times")]
+        message = f"no label '{label}' in this stage"
+        raise InputError([Problem("sampler.init_args.label", message, nearest(label, known))])
+    missing = int(rows[label].isna().sum())
+    if missing:
+        message = f"{missing} training scans have no '{label}'; set `missing` to \"drop\" or choose another label"
+        raise InputError([Problem(f"sampler {sampler}", message)])
+    return rows[label].reset_index(drop=True)
+
+
+def _rounds(members: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """`count` of the members, each round of all of them in a new order."""
+    rounds = [random.permutation(members) for _ in range(-(-count // len(members)))]
+    return np.concatenate([members[:0], *rounds])[:count]
