@@ -1,4 +1,4 @@
-"""Residual network for 2D slices and 3D volumes: MONAI's, with poolings whose gradients are the same in every run."""
+"""Residual network for series, slices and volumes: MONAI's, with poolings whose gradients are the same in every run."""
 
 from typing import Literal
 
@@ -20,13 +20,14 @@ class ResNet(monai_resnet.ResNet):
     stride 2, batch norm, ReLU, 3-wide maximum with stride 2. Then four layers of basic blocks with 64, 128, 256, 512
     channels (times `width`), each layer but the first halving the image.
 
-    depth: 10, 18 or 34. dims: 2 for slices (as channels), 3 for volumes. in_channels: decided by the data.
+    depth: 10, 18 or 34. dims: 1 for time series (regions as channels), 2 for slices (as channels), 3 for volumes.
+    in_channels: decided by the data.
     """
 
     blocks = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
     def __init__(
-        self, depth: Literal[10, 18, 34] = 18, dims: Literal[2, 3] = 3, width: float = 1.0, in_channels: int = 1
+        self, depth: Literal[10, 18, 34] = 18, dims: Literal[1, 2, 3] = 3, width: float = 1.0, in_channels: int = 1
     ):
         planes = [max(1, int(channels * width)) for channels in PLANES]
         super().__init__(
