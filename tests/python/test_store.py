@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,22 +9,23 @@ from hypothesis import strategies as st
 
 from tlimb.errors import InputError
 from tlimb.files import read_json, write_json
-from tlimb.store import Store, write_shard
+from tlimb.config import Recipe
+from tlimb.store import Store, columns, write_shard
 
 SHAPE = (5, 6, 4)
 
 
 def header(chunk, n, **changes):
-    recipe = {"spacing": 2.0, "registration": "affine", "mask": "template", "intensity": "zscore"} | changes
+    recipe = Recipe().model_dump() | changes
     print_ = "0123456789ab" if not changes else "ffffffffffff"
     return {"chunk": chunk, "fingerprint": print_, "n": n, "shape": list(SHAPE), "spacing": 2.0,
             "affine": np.diag([2.0, 2, 2, 1]).tolist(), "recipe": recipe}  # fmt: skip
 
 
 def row(scan, place, reason=""):
-    numbers = dict.fromkeys(("mask_overlap", "metric", "snr", "displacement"), None if reason else 0.5)
-    place = {"scan_id": scan, "row": place, "status": "failed" if reason else "ok", "reason": reason}
-    return {**place, "digest": "0" * 16, **numbers, "warnings": ""}
+    kinds = {"string": "", "int64": place, "float64": None if reason else 1.0}
+    facts = {"scan_id": scan, "status": "failed" if reason else "ok", "reason": reason, "digest": "0" * 16, "content": "1" * 16}
+    return {name: kinds[kind] for name, kind in columns().items()} | facts
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,56 @@ def test_a_scan_that_stands_in_two_shards_is_refused_by_name(tmp_path):
         write_shard(tmp_path, chunk, np.zeros((1, *SHAPE)), [row("c/a/1/T1w", 0)], header(chunk, 1))
     with pytest.raises(InputError, match="scan c/a/1/T1w: stands in shards 0 and all"):
         Store(tmp_path).index
+
+
+def test_shards_of_series_with_other_regions_are_refused(tmp_path):
+    for chunk, regions in (("0", 3), ("1", 4)):
+        series = header(chunk, 1) | {"shape": [8, regions], "spacing": None, "affine": None}
+        write_shard(tmp_path, chunk, np.zeros((1, 8, regions)), [row(f"c/{chunk}/1/bold", 0)], series)
+    with pytest.raises(InputError, match="different shapes: 8x3 in shard 0 and 8x4 in shard 1"):
+        Store(tmp_path)
+    assert Store(tmp_path, ["1"]).gather(["c/1/1/bold"]).shape == (1, 8, 4)
+    named = header("2", 1) | {"shape": [8, 4], "regions": ["a", "b", "c", "d"]}
+    write_shard(tmp_path, "2", np.zeros((1, 8, 4)), [row("c/2/1/bold", 0)], named)
+    write_shard(tmp_path, "3", np.zeros((1, 8, 4)), [row("c/3/1/bold", 0)], named | {"chunk": "3", "regions": ["b", "a", "c", "d"]})
+    with pytest.raises(InputError, match="shards 2 and 3 have other regions or another order"):
+        Store(tmp_path, ["2", "3"])
+
+
+def test_a_truncated_array_is_told_by_its_name(tmp_path):
+    write_shard(tmp_path, "0", np.zeros((1, *SHAPE)), [row("c/a/1/T1w", 0)], header("0", 1))
+    path = tmp_path / "shard-0.npy"
+    for size in (path.stat().st_size - 2, 40, 3):
+        path.write_bytes(path.read_bytes()[:size])
+        with pytest.raises(InputError, match="shard-0.npy: cannot be read as an npy file"):
+            Store(tmp_path).gather(["c/a/1/T1w"])
+
+
+def own_memory() -> int:
+    """Bytes of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of a process's memory")
+def test_reading_a_hundred_megabytes_takes_memory_for_a_batch(tmp_path):
+    shape = (80, 96, 80)
+    voxels = np.broadcast_to(np.float16(1), (88, *shape))
+    index = [row(f"c/{i:03d}/1/T1w", i) for i in range(88)]
+    write_shard(tmp_path, "0", voxels, index, header("0", 88) | {"shape": list(shape)})
+    store = Store(tmp_path)
+    scans = store.index["scan_id"].tolist()
+    before, most = own_memory(), 0
+    for start in range(0, 88, 8):
+        assert store.gather(scans[start : start + 8]).all()
+        most = max(most, own_memory())
+    assert most - before < 40e6
+
+
+def test_an_index_of_thousands_of_scans_is_read_once_and_in_order(tmp_path):
+    for chunk in range(40):
+        index = [row(f"c/{chunk + 40 * i:05d}/1/T1w", i) for i in range(50)]
+        write_shard(tmp_path, str(chunk), np.zeros((0, *SHAPE)), index, header(str(chunk), 50))
+    found = Store(tmp_path).index
+    assert found["scan_id"].tolist() == sorted(found["scan_id"]) and len(found) == 2000
+    assert (found["chunk"].astype(int) == found["scan_id"].str[2:7].astype(int) % 40).all()
