@@ -37,7 +37,7 @@ env: .venv/made
 	@touch $@
 
 lock:
-	uv pip compile --quiet --universal --generate-hashes --all-extras --python-version 3.11 --no-header \
+	uv pip compile --quiet --universal --generate-hashes --extra engine --extra test --python-version 3.11 --no-header \
 		pyproject.toml --output-file requirements.lock
 
 clean:

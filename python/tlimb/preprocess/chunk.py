@@ -1,65 +1,77 @@
 """A chunk of scans -> the array, index and header of one shard."""
 
 import hashlib
-import multiprocessing
-import sys
+import tempfile
 import traceback
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from tlimb.preprocess.mask import require_extractor
+from tlimb.preprocess.nifti import ScanError, opened
+from tlimb.preprocess.quality import COLUMNS
 from tlimb.preprocess.recipe import Recipe, fingerprint, settings_of
 from tlimb.preprocess.scan import preprocess_scan, template_for
-from tlimb.preprocess.volume import ScanError
+from tlimb.preprocess.workers import Died, worked
 
-UNKNOWN = {"mask_overlap": None, "metric": None, "snr": None, "displacement": None, "warnings": ""}
+UNKNOWN = dict.fromkeys(COLUMNS) | {"digest": "", "content": "", "notes": "", "warnings": ""}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan and its files as they were handed to preprocessing; None where there is none."""
+
+    scan_id: str
+    modality: str
+    image: Path | None
+    mask: Path | None
+    confounds: Path | None
 
 
 def preprocess_chunk(
-    chunk: dict, recipe: Recipe, images: Path, masks: Path | None, threads: int
-) -> tuple[np.ndarray, list[dict], dict]:
-    """Preprocess every scan of a chunk; one that fails is recorded with its reason and the rest go on.
+    chunk: dict,
+    recipe: Recipe,
+    images: Path,
+    *,
+    masks: Path | None = None,
+    confounds: Path | None = None,
+    atlas: Path | None = None,
+    threads: int = 1,
+    scratch: Path | None = None,
+) -> tuple[np.ndarray, list[dict], dict, list[dict]]:
+    """Preprocess every scan of a chunk, images or time series as the recipe says.
 
+    One that fails is recorded with its reason and the rest go on, also where it ends the process that works on it.
     chunk: as in chunk-<chunk>.json. images: the i-th scan's image, counted from 1, is the only file in <images>/<i>/;
-    masks: likewise, counted among the scans that have one. threads: scans worked on at a time; no number depends on it.
-    Returns what `tlimb.store.write_shard` takes: array (n, X, Y, Z) float16, one row of the index a scan, the header.
+    masks, confounds: likewise, counted among the scans that have one. atlas: for time series, the file that stands for
+    the recipe's, or a folder that holds it. threads: scans worked on at a time; no number depends on it.
+    scratch: folder for a temporary file that holds the array, so that memory does not grow with the chunk.
+    Returns what `tlimb.store.write_shard` takes: array (n, ...) float16 of what was prepared, one row of the index a
+    scan, the header, and scan_id and PNG of each montage. Raises InputError where the recipe itself cannot be followed.
     """
-    template = template_for(recipe)
-    jobs = _jobs(chunk["scans"], images, masks)
-    work = partial(_attempt, recipe=recipe)
-    if threads > 1 and len(jobs) > 1:
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        with ProcessPoolExecutor(min(threads, len(jobs)), mp_context=context) as pool:
-            results = list(pool.map(work, jobs))
+    jobs = _jobs(chunk["scans"], images, masks, confounds)
+    if recipe.kind == "series":
+        work, facts = _series_work(jobs, recipe, atlas)
     else:
-        results = [work(job) for job in jobs]
-    results.sort(key=lambda result: result[1]["scan_id"])
-    arrays = [array for array, _ in results if array is not None]
-    rows = iter(range(len(arrays)))
-    index = [row | {"row": -1 if array is None else next(rows)} for array, row in results]
-    header = {
-        "chunk": chunk["chunk"],
-        "fingerprint": fingerprint(recipe),
-        "n": len(arrays),
-        "shape": list(template.shape),
-        "spacing": float(recipe.spacing),
-        "affine": template.affine.tolist(),
-        "recipe": settings_of(recipe),
-    }
-    return np.stack(arrays) if arrays else np.zeros((0, *template.shape), np.float16), index, header
+        work, facts = _volume_work(recipe)
+    array, index, montages = _collected(worked(work, jobs, threads), jobs, facts["shape"], scratch)
+    header = {"chunk": chunk["chunk"], "n": len(array), "recipe": settings_of(recipe)} | facts
+    return array, index, header, montages
 
 
-def _jobs(scans: list[dict], images: Path, masks: Path | None) -> list[tuple[str, Path | None, Path | None]]:
-    jobs, with_mask = [], 0
+def _jobs(scans: list[dict], images: Path, masks: Path | None, confounds: Path | None) -> list[Job]:
+    """The scans sorted by scan_id, each with its files, which stand in folders numbered in the chunk's order."""
+    jobs, counts = [], {"mask": 0, "confounds": 0}
     for number, scan in enumerate(scans, start=1):
-        mask = None
-        if scan["mask"] and masks is not None:
-            with_mask += 1
-            mask = _only_file(masks / str(with_mask))
-        jobs.append((scan["scan_id"], _only_file(images / str(number)), mask))
-    return jobs
+        files = {}
+        for name, folder in (("mask", masks), ("confounds", confounds)):
+            counts[name] += bool(scan[name])
+            files[name] = _only_file(folder / str(counts[name])) if scan[name] and folder is not None else None
+        jobs.append(Job(scan["scan_id"], scan["modality"], _only_file(images / str(number)), **files))
+    return sorted(jobs, key=lambda job: job.scan_id)
 
 
 def _only_file(folder: Path) -> Path | None:
@@ -67,25 +79,83 @@ def _only_file(folder: Path) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
-def _attempt(job: tuple[str, Path | None, Path | None], recipe: Recipe) -> tuple[np.ndarray | None, dict]:
-    scan_id, image, mask = job
-    row = {"scan_id": scan_id, "status": "failed", "reason": "", "digest": ""}
-    if image is None:
-        return None, row | UNKNOWN | {"reason": "no image was handed to preprocessing"}
+def _volume_work(recipe: Recipe) -> tuple[Callable, dict]:
+    if recipe.mask == "learned":
+        require_extractor()
+    template = template_for(recipe)
+    facts = {
+        "fingerprint": fingerprint(recipe),
+        "shape": list(recipe.shape if template is None else template.shape),
+        "spacing": float(recipe.spacing),
+        "affine": None if template is None else template.affine.tolist(),
+    }
+    return partial(_attempt, _volume, recipe=recipe), facts
+
+
+def _volume(job: Job, recipe: Recipe) -> tuple[np.ndarray, dict, bytes]:
+    return preprocess_scan(job.image, job.mask, recipe, template_for(recipe), job.modality)
+
+
+def _series_work(jobs: list[Job], recipe, atlas: Path | None) -> tuple[Callable, dict]:
+    from tlimb.preprocess.atlas import load_atlas
+    from tlimb.preprocess.series import agreed_regions, series_header
+
+    name = str(atlas or recipe.atlas)
+    labels = load_atlas(name)
+    regions = agreed_regions([job.image for job in jobs if job.image is not None], labels)
+    facts = {"fingerprint": fingerprint(recipe, labels.digest)} | series_header(recipe, regions)
+    return partial(_attempt, partial(_series, atlas=name, regions=regions), recipe=recipe), facts
+
+
+def _series(job: Job, recipe, atlas: str, regions: list[str]) -> tuple[np.ndarray, dict, None]:
+    from tlimb.preprocess.atlas import load_atlas
+    from tlimb.preprocess.series import preprocess_series
+
+    digest = hashlib.sha256()
+    for path in filter(None, (job.image, job.confounds)):
+        with opened(path, digest) as source:
+            source.drain()
+    array, quality = preprocess_series(job.image, job.confounds, recipe, load_atlas(atlas), regions)
+    content = hashlib.sha256(np.ascontiguousarray(array, "<f4")).hexdigest()[:16]
+    return array, {"digest": digest.hexdigest()[:16], "content": content} | quality, None
+
+
+def _attempt(prepare: Callable, job: Job, recipe) -> tuple[np.ndarray | None, dict, bytes | None]:
+    """Array, row of the index and montage of a scan; without array and montage where it fails."""
+    row = {"scan_id": job.scan_id, "status": "failed", "reason": ""} | UNKNOWN
+    if job.image is None:
+        return None, row | {"reason": "no image was handed to preprocessing"}, None
     try:
-        row["digest"] = _digest(image, mask)
-        array, quality = preprocess_scan(image, mask, recipe, template_for(recipe))
-        return array, row | quality | {"status": "ok"}
+        array, quality, picture = prepare(job, recipe)
+        return array, row | quality | {"status": "ok"}, picture
     except (ScanError, OSError) as error:
         reason = str(error)
+    except MemoryError as error:
+        reason = " ".join(["not enough memory:", *str(error).splitlines()[:1]])
     except Exception as error:  # an odd scan must not cost the others; what it met is told in full
         traceback.print_exc()
         reason = " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[-1:]])
-    return None, row | UNKNOWN | {"reason": reason}
+    return None, row | {"reason": reason}, None
 
 
-def _digest(image: Path, mask: Path | None) -> str:
-    digest = hashlib.sha256(image.read_bytes())
-    if mask is not None:
-        digest.update(mask.read_bytes())
-    return digest.hexdigest()[:16]
+def _collected(results: Iterable, jobs: list[Job], shape, scratch) -> tuple[np.ndarray, list[dict], list[dict]]:
+    """Arrays one behind the other in a temporary file, rows of the index, montages."""
+    index, montages, count = [], [], 0
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for job, result in zip(jobs, results, strict=True):
+            array, row, picture = _lost(job, result) if isinstance(result, Died) else result
+            index.append(row | {"row": -1 if array is None else count})
+            if array is not None:
+                file.write(np.ascontiguousarray(array, np.float16).reshape(shape))
+                count += 1
+            if picture is not None:
+                montages.append({"scan_id": job.scan_id, "image": picture})
+        file.flush()
+        size = (count, *shape)
+        array = np.memmap(file, np.float16, "r", shape=size) if count else np.zeros(size, np.float16)
+    return array, index, montages
+
+
+def _lost(job: Job, death: Died) -> tuple[None, dict, None]:
+    reason = f"the process that worked on it was ended by {death.how}"
+    return None, {"scan_id": job.scan_id, "status": "failed", "reason": reason} | UNKNOWN, None

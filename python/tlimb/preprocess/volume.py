@@ -1,20 +1,22 @@
 """A scan as an array with its place in the world, and the few moves that preprocessing makes with it."""
 
-import zlib
+import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
+from tlimb.preprocess.nifti import ScanError, read_voxels
+
+__all__ = ["ScanError", "Volume", "content_digest", "lifted", "oriented", "read_volume", "resample", "sample", "shrink"]
 
 # Scans run side by side, each on one core, and give the same numbers wherever they run.
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
-
-class ScanError(ValueError):
-    """A scan that cannot be preprocessed; its text is the reason that the store's index gives."""
+INTERPOLATORS = {"linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline, "nearest": sitk.sitkNearestNeighbor}
+HUGE = 1e15  # beyond it a value is damage, and its square no float32
+FLOOR = 0.1  # percentile of a scan with negative values below which they are taken for outliers
 
 
 @dataclass(frozen=True)
@@ -33,39 +35,37 @@ class Volume:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 
-def read_volume(path) -> tuple[Volume, list[str]]:
-    """Read a NIfTI file as a volume whose axes run nearest to RAS, with warnings about what had to be mended.
+def read_volume(path, digest=None, orient: bool = True) -> tuple[Volume, list[str]]:
+    """Read a NIfTI file as a volume, with warnings about what is odd in its header and what had to be mended.
 
-    Trailing axes of length 1 are dropped; voxels that are not finite become 0.
+    digest: a hashlib object that is given the file's bytes. orient: turn and mirror the axes to run nearest to RAS.
+    Trailing axes of length 1 are dropped; voxels that are not finite, or beyond HUGE, become 0.
     Raises ScanError where the file cannot be read, is not 3D, or holds no image.
     """
-    try:
-        image = nib.load(path)
-        data = image.get_fdata(dtype=np.float32)
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
-        raise ScanError(f"cannot be read: {str(error).replace(str(path), Path(path).name)}") from None
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim != 3 or 0 in data.shape:
-        raise ScanError(f"not a 3D image: shape {data.shape}")
-    volume = _reoriented(data, np.asarray(image.affine, float))
-    data, warnings = _finite(volume.data)
-    header = image.header
-    if "sform_code" in header and not header["sform_code"] and not header["qform_code"]:
-        warnings.append("the header gives no orientation, RAS assumed")
-    return Volume(data, volume.affine), warnings
+    data, header = read_voxels(path, digest)
+    data, mended = _finite(data)
+    volume = Volume(data, header.affine)
+    return oriented(volume) if orient else volume, [*header.warnings, *mended]
 
 
-def _reoriented(data: np.ndarray, affine: np.ndarray) -> Volume:
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise ScanError("the header's affine is singular")
-    orientation = nib.orientations.io_orientation(affine)
-    flip = nib.orientations.inv_ornt_aff(orientation, data.shape)
-    return Volume(nib.orientations.apply_orientation(data, orientation), affine @ flip)
+def content_digest(volume: Volume) -> str:
+    """16 hexadecimal digits of the SHA-256 of the voxels, float32 in RAS with the first axis fastest.
+
+    Copies of an image agree, however they are compressed, oriented, or stored as numbers.
+    """
+    voxels = oriented(volume).data.T + np.float32(0)  # the sum makes -0 and 0 one
+    return hashlib.sha256(np.ascontiguousarray(voxels, "<f4")).hexdigest()[:16]
+
+
+def oriented(volume: Volume) -> Volume:
+    """The volume with its axes turned and mirrored to run nearest to right, anterior, superior."""
+    orientation = nib.orientations.io_orientation(volume.affine)
+    flip = nib.orientations.inv_ornt_aff(orientation, volume.data.shape)
+    return Volume(nib.orientations.apply_orientation(volume.data, orientation), volume.affine @ flip)
 
 
 def _finite(data: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    finite = np.isfinite(data)
+    finite = np.abs(data) < HUGE
     if not finite.any():
         raise ScanError("no voxel is finite")
     warnings = []
@@ -75,6 +75,18 @@ def _finite(data: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if data.min() == data.max():
         raise ScanError(f"empty image: every voxel is {data.min():g}")
     return data, warnings
+
+
+def lifted(volume: Volume) -> tuple[Volume, float]:
+    """The volume without negative values, and what was taken from every voxel for that: 0 where there were none.
+
+    Some scanners and tools leave an offset or ringing below 0, and a wrong value here and there far below: what lies
+    below the FLOOR percentile is raised to it, so that those do not set the scale.
+    """
+    if volume.data.min() >= 0:
+        return volume, 0.0
+    floor = min(np.float32(np.percentile(volume.data, FLOOR)), np.float32(0))
+    return Volume(np.maximum(volume.data, floor) - floor, volume.affine), float(floor)
 
 
 def shrink(volume: Volume, spacing: float) -> Volume:
@@ -128,15 +140,16 @@ def sample(volume: Volume, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(inside, values, np.float32(0)), inside
 
 
-def resample(volume: Volume, world: np.ndarray, affine: np.ndarray, shape, nearest: bool = False) -> np.ndarray:
+def resample(volume: Volume, world: np.ndarray, affine: np.ndarray, shape, kind: str = "linear") -> np.ndarray:
     """The volume on the grid (`affine`, `shape`) of another space, (X, Y, Z) float32, NaN outside of its field of view.
 
-    world: (4, 4), maps that space's mm to the volume's mm. Linear interpolation, or nearest neighbour for masks.
+    world: (4, 4), maps that space's mm to the volume's mm. kind: linear, nearest, or bspline (cubic, whose overshoots
+    are cut at the volume's own least and greatest value).
     """
     index = np.linalg.inv(volume.affine) @ world @ affine
     grid = sitk.Image([int(size) for size in shape], sitk.sitkFloat32)
     transform = sitk.AffineTransform(index[:3, :3].ravel().tolist(), index[:3, 3].tolist(), [0.0, 0.0, 0.0])
     source = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.T))
-    interpolator = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
-    resampled = sitk.Resample(source, grid, transform, interpolator, float("nan"), sitk.sitkFloat32)
-    return sitk.GetArrayFromImage(resampled).T
+    found = sitk.Resample(source, grid, transform, INTERPOLATORS[kind], float("nan"), sitk.sitkFloat32)
+    values = sitk.GetArrayFromImage(found).T
+    return np.clip(values, volume.data.min(), volume.data.max()) if kind == "bspline" else values
