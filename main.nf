@@ -37,6 +37,7 @@ workflow {
         )
         RANK(
             PREPARE.out.sweep,
+            PREPARE.out.cohort,
             PREPARE.out.summary,
             SEARCH.out.rounds,
             PREPARE.out.stores,

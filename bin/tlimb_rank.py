@@ -16,6 +16,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--cohort-json", required=True, type=FILE, help="cohort.json.")
 @click.option("--search", required=True, type=FOLDER, help="Holds round-<k>/trials.jsonl and pretrainings.jsonl.")
 @click.option("--store", required=True, type=FOLDER, help="Holds <recipe>/shard-*.parquet and .json.")
+@click.option("--montages", type=FOLDER, help="Holds <recipe>/shard-*.montage.parquet; without it no scan is shown.")
+@click.option("--cohort-table", type=FILE, help="cohort.parquet; its column `site`, if any, parts the scans' quality.")
 @click.option("--encoders", required=True, type=FOLDER, help="Holds <encoder id>/ folders.")
 @click.option("--models", required=True, type=FOLDER, help="Holds <trial id>/ folders of models.")
 @click.option("--scores", required=True, type=FOLDER, help="Holds <trial id>/ folders of scores and predictions.")
@@ -23,8 +25,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--command", required=True, type=FILE, help="A file that holds the exact command of the run.")
 @click.option("--out", required=True, type=FOLDER, help="Folder to write to.")
 @told_plainly
-def main(sweep, cohort_json, search, store, encoders, models, scores, template, command, out):
+def main(sweep, cohort_json, search, store, montages, cohort_table, encoders, models, scores, template, command, out):
     """Rank candidates on validation, write OUT/ranking.csv, ranking.json and report.html, print the answer."""
+    from tlimb.ranking.quality import read_sites
     from tlimb.ranking.rank import rank
     from tlimb.ranking.report import render
     from tlimb.ranking.results import read_results
@@ -34,7 +37,8 @@ def main(sweep, cohort_json, search, store, encoders, models, scores, template, 
         sweep=sweep, cohort=cohort_json, search=search, store=store, encoders=encoders, models=models, scores=scores
     )
     ranking = rank(results)
-    page = render(results, ranking, template=template.read_text("utf-8"), command=command.read_text("utf-8"))
+    texts = {"template": template.read_text("utf-8"), "command": command.read_text("utf-8")}
+    page = render(results, ranking, **texts, montages=montages, sites=read_sites(cohort_table))
     write_ranking(ranking, page, out)
     click.echo(ranking.answer)
 

@@ -1,5 +1,6 @@
 """The ranking's command and its page, read as text and in a real browser."""
 
+import io
 import os
 import re
 import shutil
@@ -7,11 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from results_tree import rewrite_json, write_results_tree
 
 from tlimb.files import read_json
+from tlimb.ranking.quality import to_look_at
 from tlimb.ranking.rank import rank
 from tlimb.ranking.report import duration, number, render, signed
 from tlimb.ranking.results import read_results
@@ -47,9 +53,20 @@ def run_command(tree, out, *python):
     return subprocess.run([*script, *paths, *more], env=environment, capture_output=True, text=True, timeout=60)
 
 
-def page_of(tree):
+def page_of(tree, **more):
     results = read_results(**tree)
-    return render(results, rank(results), template=TEMPLATE.read_text(), command=COMMAND)
+    return render(results, rank(results), template=TEMPLATE.read_text(), command=COMMAND, **more)
+
+
+def write_montages(folder: Path, scans) -> Path:
+    """A montage for each of some scans of the recipe `default`, a grey square each, in two shards."""
+    for shard, part in (("0", scans[::2]), ("1", scans[1::2])):
+        written = io.BytesIO()
+        Image.fromarray(np.full((8, 8), 100, np.uint8)).save(written, "PNG")
+        table = pa.table({"scan_id": list(part), "image": [written.getvalue()] * len(part)})
+        (folder / "default").mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, folder / "default" / f"shard-{shard}.montage.parquet")
+    return folder
 
 
 def browse(page: Path, folder: Path, *options):
@@ -119,6 +136,44 @@ def test_tables_have_captions_and_figures_have_words(out):
     page = (out / "report.html").read_text()
     assert page.count("<table") == page.count("<caption")
     assert not re.findall(r'<svg role="img"(?! aria-label="[^"]{10,})', page)
+
+
+def test_scans_to_look_at_are_shown_worst_first_with_pictures_and_reasons(tree, out, tmp_path):
+    shown = to_look_at(read_results(**tree).scans)
+    pictured = [row["scan_id"] for row in shown]
+    folder = write_montages(tmp_path / "montages", pictured)
+    page = page_of(tree, montages=folder)
+    captions = re.findall(r"<figcaption><b>([^<]*)</b>", page)
+    assert captions == pictured[:12] and page.count("data:image/png;base64,") == len(captions) > 2
+    assert captions[0].endswith("sub-007/1/T1w") and "little overlap with the template (0.71)" in page
+    deviations = f"{shown[0]['outliers'][0]['deviations']:.1f} deviations"
+    assert "mask overlap 0.71" in page and deviations in page
+    bare = (out / "report.html").read_text()
+    assert "data:image/png" not in bare and all(scan in bare for scan in pictured)
+
+
+def test_the_command_takes_montages_and_sites(tree, tmp_path):
+    scans = read_results(**tree).scans["scan_id"]
+    folder = write_montages(tmp_path / "montages", scans[:20].tolist())
+    sites = pd.DataFrame({"scan_id": scans, "site": ["east", "west"] * (len(scans) // 2)})
+    sites.to_parquet(tmp_path / "cohort.parquet")
+    done = run_command(tree | {"montages": folder, "cohort-table": tmp_path / "cohort.parquet"}, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert done.returncode == 0 and "data:image/png" in page and "<td>west</td>" in page
+
+
+def test_the_page_shows_what_each_outer_fold_chose(tmp_path):
+    split = {"scheme": "nested", "folds": 3, "inner_folds": 2}
+    tree = write_results_tree(tmp_path / "tree", seeds=1, persons=24, failing=False, split=split)
+    nested = rank(read_results(**tree)).nested
+    page = page_of(tree)
+    part = page[page.index("Nested estimate: selection repeated inside of each outer fold") :]
+    rows = re.findall(r"<tr><td>(\d)</td><td>([^<]*)</td><td class=\"num\">([^<]*)</td></tr>", part)
+    assert [(int(fold), name) for fold, name, _ in rows] == [(row["fold"], row["name"]) for row in nested["folds"]]
+    assert [float(test.replace("−", "-")) for *_, test in rows] == [
+        pytest.approx(row["test"], abs=0.006) for row in nested["folds"]
+    ]
+    assert f"<b>{number(nested['value'], 2)}</b>" in part and "inner fold 1" in page
 
 
 def test_text_of_the_user_is_never_markup(tmp_path):

@@ -4,6 +4,7 @@ process RANK {
 
     input:
     path sweep
+    path cohort // cohort.parquet
     path summary
     path rounds, stageAs: 'search/*' // a folder a round: trials.jsonl, pretrainings.jsonl
     path stores, stageAs: 'store/*' // a folder a recipe: indexes and headers of its shards
@@ -23,7 +24,7 @@ process RANK {
     script:
     """
     mkdir -p encoders montages
-    tlimb_rank.py --sweep ${sweep} --cohort-json ${summary} --search search --store store --montages montages --encoders encoders --models models \\
+    tlimb_rank.py --sweep ${sweep} --cohort-table ${cohort} --cohort-json ${summary} --search search --store store --montages montages --encoders encoders --models models \\
         --scores scores --template ${template} --command ${command} ${task.ext.args ?: ''} --out ranking
     """
 

@@ -46,7 +46,7 @@ def read_image(path: Path, atlas: Atlas, timepoints: int) -> Signals:
         warnings.append(f"{mended} voxels are not finite, taken as 0")
     overlap = _overlap(mean, brain, header.affine)
     if overlap < LEAST_DICE:
-        expected = f"expected {LEAST_DICE} or more; is the image in MNI space?"
+        expected = f"expected {LEAST_DICE} or more, is the image in MNI space?"
         warnings.append(f"the foreground overlaps little with the template's brain: {overlap:.2f}, {expected}")
     varying = (labels > 0) & (spread > 0)
     snr = float(np.median(mean[varying] / spread[varying])) if varying.any() else None

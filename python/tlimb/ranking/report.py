@@ -3,6 +3,7 @@
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
@@ -14,11 +15,12 @@ from tlimb.ranking.answer import WORDS, decimals, is_scratch, rival, verdict
 from tlimb.ranking.compare import Measure, mean_with_interval
 from tlimb.ranking.effects import marginal_means
 from tlimb.ranking.figures import axis, curves
-from tlimb.ranking.names import pretraining_names
+from tlimb.ranking.montages import pictures
+from tlimb.ranking.names import pretraining_names, trial_name
 from tlimb.ranking.rank import Ranking, ranked_measure
 from tlimb.ranking.results import Results
 
-SHOWN = {"candidates": 40, "figure": 16, "panels": 12, "pretrainings": 40, "outliers": 15, "failures": 40}
+SHOWN = {"candidates": 40, "figure": 16, "panels": 12, "pretrainings": 40, "pictures": 12, "listed": 15, "failures": 40}
 """How many rows of each kind the page shows before it points to the files."""
 
 PACKAGES = (
@@ -26,10 +28,22 @@ PACKAGES = (
 ).split(", ")
 
 
-def render(results: Results, ranking: Ranking, *, template: str, command: str) -> str:
-    """The page as HTML text. template: Jinja source; command: the exact command of the run. All text is escaped."""
+def render(
+    results: Results,
+    ranking: Ranking,
+    *,
+    template: str,
+    command: str,
+    montages: Path | None = None,
+    sites: dict[str, str] | None = None,
+) -> str:
+    """The page as HTML text, everything in it escaped.
+
+    template: Jinja source.  command: the exact command of the run.  montages: folder of pictures of scans, as
+    `tlimb.ranking.montages` reads it.  sites: scan_id -> site, where sites are known.
+    """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"num": number, "signed": signed, "duration": duration}
+    environment.filters |= {"num": number, "signed": signed, "duration": duration, "trial_name": trial_name}
     measure, groups = ranked_measure(results)[1], _pretraining_groups(results)
     context = {
         "ranking": ranking,
@@ -51,7 +65,8 @@ def render(results: Results, ranking: Ranking, *, template: str, command: str) -
         "cohort": results.cohort,
         "stores": results.stores,
         "quality": quality.summary(results.scans),
-        "outliers": quality.outliers(results.scans),
+        "quality_groups": quality.by_group(results.scans, sites),
+        "look": _to_look_at(results, montages),
         "versions": versions(),
         "command": command.strip(),
         "sweep": json.dumps(results.sweep, indent=2, ensure_ascii=False),
@@ -87,6 +102,16 @@ def versions() -> list[tuple[str, str]]:
         except PackageNotFoundError:
             found.append((name, "not installed"))
     return found
+
+
+def _to_look_at(results: Results, montages: Path | None) -> dict:
+    """Scans worth a look, worst first: how many, those shown with a picture, and those that are listed."""
+    rows = quality.to_look_at(results.scans)
+    shown = pictures(montages, [(row["recipe"], row["scan_id"]) for row in rows[: SHOWN["pictures"]]])
+    for row in rows:
+        row["picture"] = shown.get((row["recipe"], row["scan_id"]))
+    pictured, rest = [row for row in rows if row["picture"]], [row for row in rows if not row["picture"]]
+    return {"n": len(rows), "pictured": pictured, "listed": rest[: SHOWN["listed"]]}
 
 
 def _digits(ranking: Ranking) -> int:
@@ -176,7 +201,7 @@ def _scored_tables(results: Results, row: dict, name: str, target: str) -> list:
 def _model_curves(results: Results, ranking: Ranking) -> list[dict]:
     panels = []
     for row in ranking.selected():
-        histories = {f"seed {trial['seed']}": results.model_history(trial["id"]) for trial in row["trials"]}
+        histories = {trial_name(trial): results.model_history(trial["id"]) for trial in row["trials"]}
         panels.append(_panel(row["name"], histories))
     return [panel for panel in panels if panel]
 
@@ -243,7 +268,9 @@ def _splits(results: Results, ranking: Ranking) -> list[dict]:
             if trial["status"] == "ok" and split not in rows:
                 persons = {name: _persons(results, trial["id"], name) for name in ("validation", "test")}
                 train = results.models[trial["id"]].get("n", {}).get("train")
-                rows[split] = {"split": split, "spec": row["spec"].get("split", {}), "train": train} | persons
+                part = trial_name(trial).split(", ")[1:]
+                facts = {"split": split, "spec": row["spec"].get("split", {}), "part": part, "train": train}
+                rows[split] = facts | persons
     return list(rows.values())
 
 
