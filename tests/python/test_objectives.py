@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tlimb.architectures.build import build_network
+from tlimb.data.augment.mixup import Mixed
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
 from tlimb.objectives.l2sp import L2SP
@@ -98,3 +99,76 @@ def test_the_objective_names_its_terms_in_order(network):
     images, labels = torch.randn(4, 1, 16, 16), [torch.zeros(4), torch.zeros(4)]
     values = objective(network, (images, labels), network(images))
     assert list(values) == ["primary", "l2sp"]
+
+
+def mixed_by_hand(label, seed=3) -> Mixed:
+    """Labels mixed with the next image's."""
+    weight = torch.tensor(np.random.default_rng(seed).uniform(size=len(label)))
+    return Mixed([label], [label.roll(-1)], weight)
+
+
+def test_mixed_labels_weigh_the_losses_of_both_labels():
+    random = np.random.default_rng(0)
+    age, sex = random.normal(size=(5, 1)), random.normal(size=(5, 3))
+    truth, classes = random.normal(size=5), np.array([0, 2, 1, 1, 0])
+    weight, other = random.uniform(size=5), np.array([3, 0, 2, 4, 1])
+    logs = sex - np.log(np.exp(sex).sum(axis=1, keepdims=True))
+    squares = weight * (age[:, 0] - truth) ** 2 + (1 - weight) * (age[:, 0] - truth[other]) ** 2
+    entropies = -weight * logs[np.arange(5), classes] - (1 - weight) * logs[np.arange(5), classes[other]]
+    labels = [torch.tensor(truth), torch.tensor(classes, dtype=torch.float64)]
+    mixed = Mixed(labels, [label[other] for label in labels], torch.tensor(weight))
+    value = build_objective(PLAIN, [AGE, SEX]).primary({"age": torch.tensor(age), "sex": torch.tensor(sex)}, mixed)
+    assert float(value) == pytest.approx((squares.mean() + entropies.mean()) / 2, rel=1e-12)
+
+
+def test_squared_error_and_cross_entropy_of_mixed_labels_have_the_gradient_of_mixing_the_labels():
+    for target, label, loss in (
+        (AGE, torch.randn(6, dtype=torch.float64), lambda out, soft: (out[:, 0] - soft).square().mean()),
+        (SEX, torch.tensor([0.0, 1, 2, 0, 1, 1]), lambda out, soft: -(out.log_softmax(1) * soft).sum(1).mean()),
+    ):
+        mixed = mixed_by_hand(label)
+        outputs = torch.randn(6, target.outputs, dtype=torch.float64, requires_grad=True)
+        build_objective(PLAIN, [target]).primary({target.name: outputs}, mixed).backward()
+        own, partner, weight = mixed.labels[0], mixed.partner[0], mixed.weight
+        if target is SEX:
+            own, partner = (torch.eye(3, dtype=torch.float64)[side.long()] for side in (own, partner))
+            weight = weight[:, None]
+        again = outputs.detach().clone().requires_grad_()
+        loss(again, weight * own + (1 - weight) * partner).backward()
+        torch.testing.assert_close(outputs.grad, again.grad)
+
+
+def test_a_missing_label_of_a_pair_leaves_the_other_ones_share():
+    missing = float("nan")
+    own, partner = torch.tensor([1.0, missing, 0.0]), torch.tensor([missing, missing, 2.0])
+    mixed = Mixed([own], [partner], torch.tensor([0.7, 0.5, 0.4]))
+    outputs = torch.zeros(3, 1, requires_grad=True)
+    loss = build_objective(PLAIN, [AGE]).primary({"age": outputs}, mixed)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx((0.7 * 1 + 0.4 * 0 + 0.6 * 4) / (0.7 + 0.4 + 0.6))
+    assert outputs.grad.isfinite().all() and outputs.grad[1] == 0
+
+
+def test_the_share_of_a_label_stays_small_where_it_is_the_only_one():
+    mixed = Mixed([torch.tensor([3.0])], [torch.tensor([float("nan")])], torch.tensor([0.01]))
+    assert float(build_objective(PLAIN, [AGE]).primary({"age": torch.zeros(1, 1)}, mixed)) == pytest.approx(0.09)
+
+
+def test_images_that_are_not_mixed_cost_what_they_did():
+    label, outputs = torch.randn(6), {"age": torch.randn(6, 1)}
+    objective = build_objective(PLAIN, [AGE])
+    mixed = Mixed([label], [label.flip(0)], torch.ones(6))
+    plain = float(objective.primary(outputs, [label]))
+    assert float(objective.primary(outputs, mixed)) == pytest.approx(plain, rel=1e-6)
+
+
+def test_auxiliary_terms_do_not_see_the_mixing(network):
+    spec = {"primary": None, "auxiliary": [{"class_path": "L2SP", "init_args": {"alpha": 0.1}}]}
+    objective = build_objective(spec, [AGE])
+    objective.start(network, pretrained=True)
+    images, label = torch.randn(4, 1, 16, 16), torch.randn(4)
+    outputs = network(images)
+    plain = objective(network, (images, [label]), outputs)
+    mixed = objective(network, (images, mixed_by_hand(label)), outputs)
+    assert float(mixed["l2sp"].detach()) == float(plain["l2sp"].detach()) > 0
+    assert float(mixed["primary"].detach()) != float(plain["primary"].detach())

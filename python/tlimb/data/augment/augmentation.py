@@ -13,8 +13,9 @@ class Augmentation:
     """Changes each image of a batch with a probability and leaves labels alone.
 
     A subclass says in `parameters` what is drawn for every image and in `change` what it does to those chosen;
-    `spatial` lists the numbers of spatial axes it works for, `axes` those it works along (null: all). All that is random is drawn by torch's generator of the
-    CPU, whatever device the images are on, so that the seed set before a batch decides everything; images are float32.
+    `spatial` lists the numbers of spatial axes it works for, `axes` those it works along (null: all). All that is
+    random follows from torch's generator of the CPU, whatever device the images are on, so that the seed set before a
+    batch decides everything; images are float32.
     """
 
     spatial = (2, 3)

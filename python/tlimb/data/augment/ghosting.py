@@ -13,8 +13,8 @@ class RandomGhosting(Augmentation):
 
     Along an axis of N voxels that is x(p) - s/g sum_j x(p - j N/g) + s mean(x): g evenly spaced copies, each of s/g.
     The central share `restore` of k-space, and its centre at least, is left as it was. g is drawn from `ghosts` (both
-    ends in), s from `intensity`, the axis from `axes` (null: any spatial axis). The lines are those of the signal, which
-    is counted from the darkest voxel; voxels that are exactly 0, outside of the brain mask, stay 0.
+    ends in), s from `intensity`, the axis from `axes` (null: any spatial axis). The lines are those of the signal,
+    which is counted from the darkest voxel; voxels that are exactly 0, outside of the brain mask, stay 0.
 
     As RandomGhosting of TorchIO (Pérez-García et al. 2021, Computer Methods and Programs in Biomedicine 208), where
     lines are counted from the border of k-space.

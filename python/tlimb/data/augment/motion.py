@@ -39,7 +39,7 @@ class RandomMotion(Augmentation):
         arguments.done()
 
     def parameters(self, shape) -> dict[str, Tensor]:
-        """axis (B,), times (B, movements) rising from 0 to 1, degrees (B, movements, 1 or 3), translation (B, movements, d)."""
+        """axis (B,), times (B, movements) rising from 0 to 1, degrees (B, movements, 1 or 3), translation likewise."""
         count, spatial = shape[0], len(shape) - 2
         return {
             "axis": any_axis(self.axes, shape),

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def along_axes(images: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """The images (n, C, ...) with spatial axis k multiplied by matrices[k], (m, size) for all or (n, m, size) for each."""
+    """The images (n, C, ...) with spatial axis k multiplied by matrices[k]: (m, size), or (n, m, size) for each."""
     for axis, matrix in enumerate(matrices, start=2):
         images = _along(images, matrix, axis)
     return images
