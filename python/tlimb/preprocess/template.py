@@ -21,16 +21,20 @@ NEAR = 6.0  # mm around the brain that still show where it ends
 MARGIN = 2.0  # mm between the brain and the border of the store's grid
 MULTIPLE = 8  # of voxels along each axis, so that encoders can halve three times
 LENGTH = 50.0  # mm, brings the entries of a matrix to the scale of those of a shift
-LEVELS = ((2.0, 4), (4.0, 1), (8.0, 1))  # spacing in mm, and one of how many voxels is used
+LEVELS = ((2.0, -4.0, 4), (4.0, 4.0, 1), (8.0, 4.0, 1))  # spacing, mm beyond the brain, one of how many voxels is used
+WIDTH = 80.0  # mm, brings the polynomials of the place to about 1
 
 
 @dataclass(frozen=True)
 class Level:
     """The template's points at one spacing.
 
-    points: (3, N) mm, in the brain and 4 mm around it.  values: (N,) intensities in 0..1.
-    jacobian: (N, 12), change of the intensity with the nine entries of a matrix about `centre` (3, 1), scaled so that
+    points: (3, N) mm, in the brain and 4 mm around it; at 2 mm only those 4 mm inside of it, because the fluid and
+    the membranes around a brain, which the skull-stripped template lacks, would bend its size by a percent.
+    values: (N,) intensities in 0..1.
+    jacobian: (12, N), change of the intensity with the nine entries of a matrix about `centre` (3, 1), scaled so that
     1 moves a point at LENGTH from the centre by 1 mm, then with the three of a shift in mm.
+    place: (9, N), the terms of a quadratic polynomial of the points but the constant.
     """
 
     spacing: float
@@ -38,6 +42,7 @@ class Level:
     centre: np.ndarray
     values: np.ndarray
     jacobian: np.ndarray
+    place: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def load_template(spacing: float, shape: tuple[int, int, int] | None = None) -> 
         affine=affine,
         shape=shape,
         mask=mask,
-        near=_dilated(mask, NEAR / spacing),
+        near=_grown(mask, NEAR / spacing),
         centre=head.affine[:3, :3] @ corners.mean(0) + head.affine[:3, 3],
         brain=head.affine[:3, :3] @ spread.T + head.affine[:3, 3:],
         levels=_levels(head, brain),
@@ -123,28 +128,32 @@ def _brain_mask(brain: Volume, affine: np.ndarray, shape) -> np.ndarray:
     return sitk.GetArrayFromImage(filled).astype(bool)
 
 
-def _dilated(mask: np.ndarray, radius: float) -> np.ndarray:
-    grown = sitk.BinaryDilate(sitk.GetImageFromArray(mask.astype(np.uint8)), [max(1, round(radius))] * 3)
+def _grown(mask: np.ndarray, radius: float) -> np.ndarray:
+    """The mask with `radius` voxels around it, or less as many where that is negative."""
+    change = sitk.BinaryDilate if radius > 0 else sitk.BinaryErode
+    grown = change(sitk.GetImageFromArray(mask.astype(np.uint8)), [max(1, round(abs(radius)))] * 3)
     return sitk.GetArrayFromImage(grown).astype(bool)
 
 
 def _levels(head: Volume, brain: Volume) -> tuple[Level, ...]:
     head, brain = _padded(head, 16), _padded(brain, 16)
     levels = []
-    for spacing, every in LEVELS:
+    for spacing, beyond, every in LEVELS:
         head, brain = shrink(head, spacing), shrink(brain, spacing)
-        levels.append(_level(head, brain, spacing, every))
+        index = np.argwhere(_grown(brain.data >= 0.3, beyond / spacing))[::every]
+        levels.append(_level(head, index, spacing))
     return tuple(levels)
 
 
-def _level(head: Volume, share: Volume, spacing: float, every: int) -> Level:
-    index = np.argwhere(_dilated(share.data >= 0.3, 4 / spacing))[::every]
+def _level(head: Volume, index: np.ndarray, spacing: float) -> Level:
     points = head.affine[:3, :3] @ index.T + head.affine[:3, 3:]
     slopes = np.stack([slope[tuple(index.T)] for slope in np.gradient(head.data, spacing)])
     centre = points.mean(1, keepdims=True)
     turning = slopes[:, None, :] * ((points - centre) / LENGTH)[None]
-    jacobian = np.concatenate([turning.reshape(9, -1), slopes]).T.astype(np.float32)
-    return Level(spacing, points, centre, head.data[tuple(index.T)], np.ascontiguousarray(jacobian))
+    jacobian = np.concatenate([turning.reshape(9, -1), slopes]).astype(np.float32)
+    x, y, z = (points - centre) / WIDTH
+    place = np.stack([x, y, z, x * x, y * y, z * z, x * y, y * z, x * z]).astype(np.float32)
+    return Level(spacing, points, centre, head.data[tuple(index.T)], jacobian, place)
 
 
 def _padded(volume: Volume, voxels: int) -> Volume:
