@@ -72,7 +72,7 @@ def fit_targets(labels: dict, names: Sequence[str], train: pd.DataFrame) -> list
     for name in names:
         kind, known = labels[name]["kind"], train[name].dropna()
         if known.nunique() < 2:
-            found = f"only the value {known.iloc[0]!r}" if len(known) else "no label"
+            found = f"only the value {known.tolist()[0]!r}" if len(known) else "no label"
             problems.append(
                 Problem(f"label {name}", f"the {len(train)} training scans have {found}; nothing can be learned")
             )
