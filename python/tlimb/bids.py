@@ -16,7 +16,7 @@ import pandas as pd
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.files import read_json
 from tlimb.labels import missing, some
-from tlimb.samplesheet import OPTIONAL, REQUIRED, RESERVED, read_rows, read_sheet
+from tlimb.samplesheet import OPTIONAL, REQUIRED, RESERVED, Sheet, plain, read_sheet
 
 IMAGES = frozenset(
     "T1w T2w PDw T2starw T2star FLAIR inplaneT1 inplaneT2 PDT2 UNIT1 angio FLASH PD T1map T2map T2starmap R1map R2map "
@@ -63,15 +63,16 @@ def read_bids(root: Path, modalities: Sequence[str] = ()) -> Dataset:
 
     A modality is a file's suffix (T1w, T2w, FLAIR, bold ...). Of several files for one scan the first is taken: in
     MNI space if any is, without `acq` if one is, of the task `rest`, then by name, numbers counted as numbers. A label
-    by session comes before the same one by participant. Raises InputError where there is nothing to read.
+    by session comes before the same one by participant. Raises InputError where there is nothing to read, and for
+    folders and tables that cannot be read.
     """
-    subjects = sorted(entry.name for entry in os.scandir(root) if entry.name.startswith("sub-") and entry.is_dir())
-    if not subjects:
-        inner = [entry.name for entry in os.scandir(root) if os.path.exists(f"{entry.path}/dataset_description.json")]
-        hint = f"did you mean {root}/{sorted(inner)[0]}?" if inner else ""
-        raise InputError([Problem(str(root), "no folder sub-* in it; expected a samplesheet or a BIDS dataset", hint)])
+    subjects = _subjects(root)
     with ThreadPoolExecutor(THREADS) as pool:
-        listed = list(pool.map(lambda subject: _subject_files(root, subject), subjects))
+        walked = list(pool.map(lambda subject: _subject_files(root, subject), subjects))
+    unreadable = [problem for _, found in walked for problem in found]
+    if unreadable:
+        raise InputError(unreadable)
+    listed = [paths for paths, _ in walked]
     scans, notes = _scans([name for names in listed for name in names], set(modalities))
     lacking = set(modalities) - {row[2] for row in scans}
     if lacking or not scans:
@@ -113,24 +114,41 @@ def natural(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts]
 
 
-def _subject_files(root: Path, subject: str) -> list[str]:
-    """Paths of the files in a subject's folders of images, counted from the root."""
-    places = [subject]
-    places += sorted(f"{subject}/{name}" for name in _list(root / subject) if name.startswith("ses-"))
-    return [
-        f"{place}/{kind}/{name}"
-        for place in places
-        for kind in ("anat", "func")
-        for name in sorted(_list(root / place / kind))
-        if not name.startswith(".")
-    ]
-
-
-def _list(folder: Path) -> list[str]:
+def _subjects(root: Path) -> list[str]:
     try:
-        return os.listdir(folder)
+        entries = list(os.scandir(root))
+        subjects = sorted(entry.name for entry in entries if entry.name.startswith("sub-") and entry.is_dir())
+    except OSError as error:
+        raise InputError([Problem(error.filename or str(root), f"cannot be read: {error.strerror}")]) from None
+    if not subjects:
+        inner = [entry.name for entry in entries if os.path.exists(f"{entry.path}/dataset_description.json")]
+        hint = f"did you mean {root}/{sorted(inner)[0]}?" if inner else ""
+        raise InputError([Problem(str(root), "no folder sub-* in it; expected a samplesheet or a BIDS dataset", hint)])
+    return subjects
+
+
+def _subject_files(root: Path, subject: str) -> tuple[list[str], list[Problem]]:
+    """Paths of the files in a subject's folders of images, counted from the root, and folders that cannot be read."""
+    inner, problems = _list(root / subject)
+    if problems:
+        return [], problems
+    paths = []
+    for place in (subject, *sorted(f"{subject}/{name}" for name in inner if name.startswith("ses-"))):
+        for kind in ("anat", "func"):
+            names, found = _list(root / place / kind)
+            paths += [f"{place}/{kind}/{name}" for name in sorted(names) if not name.startswith(".")]
+            problems += found
+    return paths, problems
+
+
+def _list(folder: Path) -> tuple[list[str], list[Problem]]:
+    """The names in a folder, none where there is no such folder, and why it cannot be read."""
+    try:
+        return os.listdir(folder), []
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return [], []
+    except OSError as error:
+        return [], [Problem(str(folder), f"cannot be read: {error.strerror}")]
 
 
 def _modality(name: Name) -> str | None:
@@ -197,11 +215,7 @@ def _dataset_name(root: Path) -> str:
     description = root / "dataset_description.json"
     name = read_json(description) if description.exists() else {}
     name = name.get("Name") if isinstance(name, dict) else None
-    return _plain(name if isinstance(name, str) else "") or _plain(root.resolve().name) or "bids"
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")
+    return plain(name if isinstance(name, str) else "") or plain(root.resolve().name) or "bids"
 
 
 def _labels(root: Path, subjects: list[str], scans: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -231,15 +245,20 @@ def _labels(root: Path, subjects: list[str], scans: pd.DataFrame) -> tuple[pd.Da
 def _participants(root: Path) -> pd.DataFrame:
     """participants.tsv by subject; raises InputError for a subject that stands there twice."""
     sheet = read_sheet(root / "participants.tsv", "the table of participants", ("participant_id",))
-    ids = _column(sheet.path, sheet.frame, "participant_id").map(lambda cell: _prefixed(cell, "sub-"))
-    first = {subject: row for row, subject in reversed(list(ids.items()))}
+    ids = _column(sheet, "participant_id").map(lambda cell: _prefixed(cell, "sub-"))
+    _told_once(sheet, "participant_id", ids)
+    return sheet.frame.set_index(ids).drop(columns=list(NOT_LABELS), errors="ignore")
+
+
+def _told_once(sheet: Sheet, column: str, keys: pd.Series) -> None:
+    """Raise InputError for rows of a table with the key of an earlier one."""
+    first = {key: row for row, key in reversed(list(keys.items()))}
     problems = [
-        Problem(sheet.place(row, "participant_id"), f"{ids[row]} stands already in {sheet.name(first[ids[row]])}")
-        for row in ids.index[ids.duplicated()]
+        Problem(sheet.place(row, column), f"{keys[row]} stands already in {sheet.name(first[keys[row]])}")
+        for row in keys.index[keys.duplicated()]
     ]
     if problems:
         raise InputError(problems)
-    return sheet.frame.set_index(ids).drop(columns=list(NOT_LABELS), errors="ignore")
 
 
 def _sessions(root: Path, subjects: list[str]) -> pd.DataFrame:
@@ -248,11 +267,11 @@ def _sessions(root: Path, subjects: list[str]) -> pd.DataFrame:
     tables += [(root / subject / f"{subject}_sessions.tsv", subject) for subject in subjects]
     rows, problems = {}, []
     for path, subject in tables:
+        if not os.path.exists(path):
+            continue
         try:
             for key, labels in _session_rows(path, subject).items():
                 rows.setdefault(key, {}).update(labels)
-        except FileNotFoundError:
-            pass
         except InputError as error:
             problems += error.problems
     if problems:
@@ -262,20 +281,22 @@ def _sessions(root: Path, subjects: list[str]) -> pd.DataFrame:
 
 
 def _session_rows(path: Path, subject: str) -> dict[tuple[str, str], dict[str, str]]:
-    os.stat(path)
-    _, (header, *rows) = read_rows(path, "the table of sessions")
-    frame = pd.DataFrame([dict(zip(header, row)) for row in rows], columns=header, dtype="str").fillna("")
-    sessions = _column(path, frame, "session_id")
-    owners = [subject] * len(frame) if subject else _column(path, frame, "participant_id")
-    labels = frame.drop(columns=list(NOT_LABELS), errors="ignore").to_dict("records")
-    keys = [(_prefixed(owner, "sub-"), _prefixed(session, "ses-")) for owner, session in zip(owners, sessions)]
-    return dict(zip(keys, labels))
+    sheet = read_sheet(path, "the table of sessions", ("session_id",) if subject else ("participant_id", "session_id"))
+    sessions = _column(sheet, "session_id").map(lambda cell: _prefixed(cell, "ses-"))
+    if subject:
+        owners = pd.Series(subject, index=sessions.index, dtype="str")
+    else:
+        owners = _column(sheet, "participant_id").map(lambda cell: _prefixed(cell, "sub-"))
+    _told_once(sheet, "session_id", owners + " " + sessions)
+    labels = sheet.frame.drop(columns=list(NOT_LABELS), errors="ignore").to_dict("records")
+    return dict(zip(zip(owners, sessions), labels))
 
 
-def _column(path: Path, frame: pd.DataFrame, name: str) -> pd.Series:
-    if name not in frame:
-        raise InputError([Problem(str(path), f"the column '{name}' is missing", nearest(name, frame.columns))])
-    return frame[name]
+def _column(sheet: Sheet, name: str) -> pd.Series:
+    if name not in sheet.frame:
+        hint = nearest(name, sheet.frame.columns)
+        raise InputError([Problem(str(sheet.path), f"the column '{name}' is missing", hint)])
+    return sheet.frame[name]
 
 
 def _prefixed(cell: str, prefix: str) -> str:

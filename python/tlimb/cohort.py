@@ -11,7 +11,7 @@ import pandas as pd
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.folders import read_scans, with_folders
 from tlimb.label_tables import join_tables
-from tlimb.labels import Label, read_label, some
+from tlimb.labels import Label, is_number, read_label, some
 from tlimb.samplesheet import OPTIONAL, REQUIRED, Sheet, cell_problems, column_problems
 from tlimb.scan_files import URL, absolute, file_problems
 from tlimb.split_file import read_split
@@ -56,14 +56,17 @@ def read_cohort(
         for name in sheet.frame.columns
         if name not in REQUIRED + OPTIONAL
     }
-    problems += _kind_problems(sheet, labels, kinds or {}) + cell_problems(sheet)
+    problems += _kind_problems(sheet, labels, kinds or {}) + _comma_problems(sheet, labels, kinds or {})
+    problems += cell_problems(sheet)
     folds, warnings = None, []
     if whole:
         scans = _scans(sheet)
-        problems += _repeated(sheet, scans) + _person_problems(sheet, scans) + file_problems(sheet, scans)
+        found, broken = file_problems(sheet, scans)
+        problems += _repeated(sheet, scans) + _person_problems(sheet, scans) + found
         if split_file is not None:
             folds, warnings, found = _split(Path(split_file), scans)
             problems += found
+        warnings = [*broken, *warnings]
     if problems:
         raise InputError(problems)
     table = scans.assign(**{name: label.values for name, label in labels.items()})
@@ -104,10 +107,21 @@ def _kind_problems(sheet: Sheet, labels: dict[str, Label], kinds: dict[str, str]
             message = f"the samplesheet {sheet.path.name} has no such label"
             problems.append(Problem(f"labels.{name}", message, nearest(name, labels)))
         elif kind == "regression" and not labels[name].numeric:
-            rows = labels[name].odd or list(labels[name].values.dropna().index)
-            for row in rows:
-                message = f"'{labels[name].values[row]}' is no number, and regression needs numbers"
+            known = labels[name].values.dropna().drop(labels[name].commas)
+            for row, cell in known[~known.map(is_number).astype(bool)].items():
+                message = f"'{cell}' is no number, and regression needs numbers"
                 problems.append(Problem(sheet.place(row, name), message))
+    return problems
+
+
+def _comma_problems(sheet: Sheet, labels: dict[str, Label], kinds: dict[str, str]) -> list[Problem]:
+    """Labels of numbers with a decimal comma, unless the user says that they are classes."""
+    problems = []
+    for name, label in labels.items():
+        if label.commas and kinds.get(name) != "classification":
+            cells = [f"{sheet.name(row)} '{label.values[row]}'" for row in label.commas]
+            hint = f"write {label.values[label.commas[0]].replace(',', '.')}"
+            problems.append(Problem(f"{sheet.path.name}, column {name}", f"decimal comma in {some(cells)}", hint))
     return problems
 
 

@@ -14,15 +14,24 @@ from tlimb.samplesheet import ALLOWED, OPTIONAL, REQUIRED, Sheet, odd_characters
 
 
 def read_scans(path: Path) -> Sheet:
-    """The rows of a samplesheet as they stand, or those of a BIDS folder under the dataset's own name."""
+    """The rows of a samplesheet as they stand, or those of a BIDS folder under the dataset's own name.
+
+    Cells of OPTIONAL columns that mean not known, such as n/a, are empty in both.
+    """
     if not path.is_dir():
-        return read_sheet(path)
+        sheet = read_sheet(path)
+        return replace(sheet, frame=_without_unknown(sheet.frame))
     dataset = read_bids(path)
-    frame = dataset.scans.assign(cohort=dataset.name)
+    frame = _without_unknown(dataset.scans.assign(cohort=dataset.name))
     names = _names(frame, path)
     warnings = [f"{dataset.name}: {warning}" for warning in dataset.warnings]
     frame.index = range(1, len(frame) + 1)
-    return Sheet(path, frame, names, [f"{path.name}, {name}" for name in names], warnings)
+    places = [f"{path.name}, {name}" for name in names]
+    return Sheet(path, frame, names, places, warnings, frozenset(frame.index))
+
+
+def _without_unknown(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(**{name: frame[name].mask(missing(frame[name]), "") for name in OPTIONAL if name in frame})
 
 
 def with_folders(sheet: Sheet) -> tuple[Sheet, list[Problem]]:
@@ -54,7 +63,8 @@ def with_folders(sheet: Sheet) -> tuple[Sheet, list[Problem]]:
     frame.index = range(1, len(frame) + 1)
     names = [sheet.name(row) for row in files.index] + names
     places = [sheet.places[row - 1] for row in files.index] + places
-    return Sheet(sheet.path, frame, names, places, warnings), problems
+    listed = frozenset(frame.index[len(files) :])
+    return Sheet(sheet.path, frame, names, places, warnings, listed), problems
 
 
 def _may(sheet: Sheet) -> bool:

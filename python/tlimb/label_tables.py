@@ -50,6 +50,7 @@ def _read_table(path: Path) -> Sheet:
     if problems:
         raise InputError(problems)
     frame = frame.assign(**{key: "" for key in KEYS if key not in frame})
+    frame["session"] = frame["session"].mask(missing(frame["session"]), "")
     problems = [
         Problem(table.place(row, "subject"), "empty, expected a subject") for row in frame.index[frame["subject"] == ""]
     ]

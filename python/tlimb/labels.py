@@ -1,5 +1,6 @@
 """Labels as a samplesheet gives them: text or numbers, classes or quantities."""
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ MISSING = {"", "n/a", "na", "nan", "null"}
 """Cells, whatever their case, that mean that a label is not known."""
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 FEW = 10
 """Distinct whole numbers up to which they are taken for classes."""
 
@@ -21,12 +23,14 @@ class Label:
 
     values: float64 or text, null where missing, with the rows of the samplesheet as its index.
     odd: rows whose value kept the column from being numbers, while most others are numbers.
+    commas: rows with a number like 35,8, where most are such.
     """
 
     values: pd.Series
     kind: str
     classes: list[str]
     odd: list[int]
+    commas: list[int]
 
     @property
     def numeric(self) -> bool:
@@ -41,13 +45,14 @@ class Label:
 def read_label(cells: pd.Series, kind: str | None = None) -> Label:
     """A label from the text of its cells; `kind` overrules what the values suggest.
 
-    All numbers: float64; otherwise text, as written. Text and at most 10 distinct whole numbers are classification,
-    else regression. Classes are sorted, whole numbers written without a decimal point.
+    All finite numbers: float64; otherwise text, as written. Text and at most 10 distinct whole numbers are
+    classification, else regression. Classes are sorted, whole numbers written without a decimal point.
     """
     unknown = missing(cells)
     present = cells[~unknown]
-    is_number = present.map(lambda cell: NUMBER.fullmatch(cell) is not None).astype(bool)
-    if is_number.all():
+    numbers = present.map(is_number).astype(bool)
+    commas = present.map(lambda cell: DECIMAL_COMMA.fullmatch(cell) is not None).astype(bool)
+    if numbers.all():
         values = cells.where(~unknown).astype("float64")
         distinct = sorted(set(values.dropna()))
         few_whole = 0 < len(distinct) <= FEW and all(value.is_integer() for value in distinct)
@@ -57,8 +62,14 @@ def read_label(cells: pd.Series, kind: str | None = None) -> Label:
         values = cells.where(~unknown)
         kind = kind or "classification"
         classes = sorted(set(present))
-        odd = list(present.index[~is_number]) if is_number.mean() >= 0.5 else []
-    return Label(values, kind, classes if kind == "classification" else [], odd)
+        odd = list(present.index[~numbers]) if numbers.mean() >= 0.5 else []
+    with_comma = list(present.index[commas]) if commas.mean() > 0.5 else []
+    return Label(values, kind, classes if kind == "classification" else [], odd, with_comma)
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a finite number; 1e400 is none, as it would be read as infinity."""
+    return NUMBER.fullmatch(cell) is not None and math.isfinite(float(cell))
 
 
 def missing(cells: pd.Series) -> pd.Series:
@@ -70,7 +81,7 @@ def same_value(one: str, other: str) -> bool:
     """Whether two cells say the same: equal text, or equal numbers however written."""
     if one == other:
         return True
-    return bool(NUMBER.fullmatch(one) and NUMBER.fullmatch(other)) and float(one) == float(other)
+    return is_number(one) and is_number(other) and float(one) == float(other)
 
 
 def some(items: Iterable, named: int = 5) -> str:

@@ -35,7 +35,7 @@ class Sheet:
 
     frame: one row a scan (a person, ...), labelled 1, 2, ... as users count them.  names: what messages call each row,
     `row 3` or a file of a BIDS folder.  places: where it stands, `cohorts.csv, row 3 (line 4)`.  warnings: what was
-    odd on the way.
+    odd on the way.  listed: rows that nobody wrote, found by listing a BIDS folder.
     """
 
     path: Path
@@ -43,6 +43,7 @@ class Sheet:
     names: list[str]
     places: list[str]
     warnings: list[str] = field(default_factory=list)
+    listed: frozenset[int] = frozenset()
 
     def name(self, row: int) -> str:
         """What messages call a row."""
@@ -96,6 +97,9 @@ def read_rows(path: Path, what: str = "the table") -> tuple[list[int], list[list
         raise InputError([Problem(path.name, f"not UTF-8 at byte {error.start}", "save it as UTF-8")]) from None
     except OSError as error:
         raise InputError([Problem(str(path), f"cannot be read: {error.strerror}")]) from None
+    if "\0" in text:
+        where = f"{path.name}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}"
+        raise InputError([Problem(where, "holds a null byte, expected text", "save it as UTF-8")])
     reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter(path, text), strict=True)
     lines, rows = [], []
     try:
@@ -152,3 +156,8 @@ def odd_characters(where: str, column: str, cell: str) -> Problem:
     """The problem of a cell with characters that ids cannot hold."""
     marks = "letters, digits and . _ + -" + (" /" if column == "person" else "")
     return Problem(where, f"'{cell}' holds other characters than {marks}")
+
+
+def plain(text: str) -> str:
+    """Text with other characters than ids may hold as hyphens."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")

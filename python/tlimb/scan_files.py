@@ -24,8 +24,12 @@ def absolute(cell: str, folder: str) -> str:
     return cell if URL.match(cell) else os.path.normpath(os.path.join(folder, cell))
 
 
-def file_problems(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:
-    """Files that are missing or that their headers show to be wrong; URLs are passed over."""
+def file_problems(sheet: Sheet, scans: pd.DataFrame) -> tuple[list[Problem], list[str]]:
+    """Files that are missing or that their headers show to be wrong, and warnings; URLs are passed over.
+
+    A broken file that a row of the samplesheet names is a problem; one that was found in a BIDS folder is a warning, for
+    preprocessing will leave it out with its reason.
+    """
     given = {column: sheet.frame[column] != "" for column in ("image", "mask", "confounds") if column in sheet.frame}
     cells = [
         (row, column, path)
@@ -38,7 +42,7 @@ def file_problems(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:
         ("confounds" if column == "confounds" else "series" if series[row] and column == "image" else "volume", path)
         for row, column, path in cells
     ]
-    problems, near = [], NEAR
+    problems, warnings, near = [], [], NEAR
     for (row, column, path), problem in zip(cells, _all_checked(checks)):
         where = sheet.place(row, column)
         if problem == "file not found":
@@ -47,9 +51,11 @@ def file_problems(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:
         elif problem and os.path.isdir(path):
             hint = "leave subject empty to read a folder as a BIDS dataset"
             problems.append(Problem(where, f"{path}: expected a file, found a folder", hint))
+        elif problem and row in sheet.listed:
+            warnings.append(f"{sheet.name(row)} will be left out: {problem}")
         elif problem:
             problems.append(Problem(where, f"{path}: {problem}"))
-    return problems
+    return problems, warnings
 
 
 def _all_checked(checks: list[tuple[str, str]]) -> list[str | None]:

@@ -111,6 +111,47 @@ def test_labels_by_session_come_before_those_by_participant(root):
     assert read_cohort(root).table["site"].tolist()[2:4] == ["x", "y"]
 
 
+def test_what_is_wrong_with_tables_of_sessions_is_told_all_at_once(root):
+    (root / "sub-01/sub-01_sessions.tsv").write_text("")
+    (root / "sub-02/sub-02_sessions.tsv").write_text("session_id\tscore\nses-a\t7\na\t8\n")
+    (root / "sub-03/sub-03_sessions.tsv").write_text("session_id\tscore\nses-1\t7\t8\n")
+    (root / "sessions.tsv").write_text("participant_id\tsession_id\tage\nsub-02\tb\t1\n02\tses-b\t2\n")
+    assert problems(root) == [
+        "sessions.tsv, row 2 (line 3), column session_id: sub-02 ses-b stands already in row 1",
+        "sub-01_sessions.tsv: the table of sessions is empty (expected the columns session_id)",
+        "sub-02_sessions.tsv, row 2 (line 3), column session_id: sub-02 ses-a stands already in row 1",
+        "sub-03_sessions.tsv, row 1 (line 2): 3 cells, the header has 2",
+    ]
+
+
+def test_folders_that_cannot_be_read_are_told_all_at_once(root):
+    for subject in ("sub-01", "sub-03"):
+        (root / subject / "func").symlink_to("func")
+    assert problems(root) == [
+        f"{root}/{subject}/func: cannot be read: Too many levels of symbolic links" for subject in ("sub-01", "sub-03")
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_without_permission_is_told(root):
+    for folder in (root / "sub-02", root):
+        folder.chmod(0)
+        try:
+            assert problems(root) == [f"{folder}: cannot be read: Permission denied"]
+        finally:
+            folder.chmod(0o755)
+
+
+def test_persons_that_are_not_known_are_strangers(root, tmp_path):
+    (root / "participants.tsv").write_text("participant_id\tperson\nsub-01\tn/a\nsub-02\tn/a\nsub-03\tp3\n")
+    persons = set(read_cohort(root).table["person"])
+    assert persons == {"My-study-2020/sub-01", "My-study-2020/sub-02", "p3"}
+    (tmp_path / "cohorts.csv").write_text(
+        "cohort,subject,image,modality,session,person\nx,,raw data,n/a,n/a,n/a\n"
+    )
+    assert set(read_cohort(tmp_path / "cohorts.csv").table["person"]) == {"x/sub-01", "x/sub-02", "p3"}
+
+
 def test_columns_with_names_of_tlimbs_own_are_renamed_and_person_is_a_person(root):
     (root / "participants.tsv").write_text(
         "participant_id\tsplit\tperson\nsub-01\ttrain\tp1\nsub-02\ttest\tp1\nsub-03\ttest\tp3\n"
@@ -187,10 +228,10 @@ def test_a_derivative_gives_preprocessed_images_in_mni_space_with_their_masks(tm
     )
 
 
-def test_a_broken_image_is_named_by_its_place_in_the_dataset(root):
+def test_a_broken_image_is_a_warning_for_it_will_be_left_out_and_a_missing_one_a_problem(root):
     (root / "sub-03/anat/sub-03_T1w.nii.gz").write_bytes(b"")
-    (problem,) = problems(root)
-    assert problem.startswith("raw data, sub-03/anat/sub-03_T1w.nii.gz, column image: ") and "empty" in problem
+    warnings = read_cohort(root).summary["warnings"]
+    assert any(text.startswith("sub-03/anat/sub-03_T1w.nii.gz will be left out: ") and "empty" in text for text in warnings)
     (root / "sub-03/anat/sub-03_T1w.nii.gz").unlink()
     (root / "sub-03/anat/sub-03_T1w.nii.gz").symlink_to("nowhere")
     assert "a link to a file that is not there" in problems(root)[0]
@@ -241,7 +282,7 @@ def test_what_is_wrong_with_a_row_for_a_folder_is_told_with_everything_else(shee
     (root / "sub-03/anat/sub-03_T1w.nii.gz").write_bytes(b"")
     found = problems(sheet("cohort,subject,image,session\nx,,raw data,1\ny,,raw data,\nz,,nowhere,\nw,s1,raw data,\n"))
     assert found[0] == "cohorts.csv, row 1 (line 2), column session: expected an empty cell where the image is a folder"
-    assert any("row 2 (line 3), sub-03/anat/sub-03_T1w.nii.gz, column image" in text for text in found)
+    assert not any("sub-03_T1w.nii.gz" in text for text in found)
     assert any(text.startswith("cohorts.csv, row 3 (line 4), column subject: empty") for text in found)
     assert any("leave subject empty to read a folder as a BIDS dataset" in text for text in found)
 

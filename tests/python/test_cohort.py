@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tlimb import scan_files
 from tlimb.cohort import chunk_files, chunks, read_cohort
 from tlimb.errors import InputError
-from tlimb.labels import read_label
+from tlimb.labels import read_label, same_value
 from tlimb.split_file import ROLES
 
 
@@ -169,6 +169,8 @@ def test_a_sheet_that_cannot_be_read_says_why(sheet, tmp_path):
     assert "no rows" in only(sheet("cohort,subject,image\n"))
     assert "not UTF-8" in only(sheet("cohort,subject,image\nx,é,a.nii.gz\n", encoding="latin-1"))
     assert "save it as CSV" in only(tmp_path / "cohorts.xlsx")
+    found = only(sheet("cohort,subject,image\nx,s1,a.nii.gz\nx,s2,b\0.nii.gz\n"))
+    assert found == "cohorts.csv, line 3: holds a null byte, expected text (save it as UTF-8)"
     assert "not a readable table" in only(sheet('cohort,subject,image\nx,"s1"1,a.nii.gz\n'))
 
 
@@ -228,6 +230,27 @@ def test_one_subject_is_one_person(sheet):
     assert found.startswith("cohorts.csv, row 2 (line 3), column person") and "'p1' in row 1" in found
 
 
+@pytest.mark.parametrize("unknown", ["n/a", "NA", "nan", "null"])
+def test_optional_cells_that_mean_not_known_are_as_good_as_empty(sheet, unknown):
+    header = "cohort,subject,image,session,modality,mask,confounds,person\n"
+    rows = "x,s1,a.nii.gz,{0},{0},{0},{0},{0}\nx,s2,b.nii.gz,{0},{0},{0},{0},{0}\n"
+    cohort = read_cohort(sheet(header + rows.format(unknown)))
+    pd.testing.assert_frame_equal(cohort.table, read_cohort(sheet(header + rows.format(""))).table)
+    assert list(cohort.table["person"]) == ["x/s1", "x/s2"] and cohort.table["scan_id"][0] == "x/s1/1/T1w"
+    shared = f"cohort,subject,image,person\nx,s1,a.nii.gz,{unknown}\ny,s1,b.nii.gz,{unknown}\n"
+    assert "nothing says whether that is one person" in only(sheet(shared))
+
+
+def test_a_table_of_labels_takes_persons_and_sessions_that_are_not_known_as_empty(sheet):
+    path = sheet("cohort,subject,image,person,session\nx,s1,a.nii.gz,n/a,n/a\nx,s2,b.nii.gz,n/a,2\n")
+    told = sheet("subject\tsession\tperson\tscore\ns1\t1\tn/a\t3\ns2\tn/a\tn/a\t4\n", "scores.tsv")
+    cohort = read_cohort(path, tables=[told])
+    assert cohort.table["score"].tolist() == [3, 4] and list(cohort.table["person"]) == ["x/s1", "x/s2"]
+    path = sheet("cohort,subject,image,person\nx,s1,a.nii.gz,n/a\ny,s1,b.nii.gz,n/a\n")
+    found = problems(path, tables=[sheet("subject,score\ns1,3\n", "t.csv")])
+    assert any("'s1' stands in the cohorts x and y" in text for text in found)
+
+
 def test_all_problems_come_at_once(sheet):
     text = "cohort,subject,image,sesion,age\nx,,gone.nii.gz,,3\nx,s2,b.nii.gz,,old\nx,s2,b.nii.gz,,4\n"
     assert len(problems(sheet(text), {"age": "regression", "sx": "classification"})) == 6
@@ -240,6 +263,22 @@ def test_text_among_numbers_is_kept_as_text_with_a_warning(sheet):
     cohort = read_cohort(sheet("cohort,subject,image,age\nx,s1,a.nii.gz,30\nx,s2,b.nii.gz,31\nx,s3,c.nii.gz,unknown\n"))
     assert cohort.table["age"].tolist() == ["30", "31", "unknown"]
     assert cohort.summary["warnings"] == ["age: taken as text because of row 3 'unknown'"]
+
+
+def test_numbers_with_a_decimal_comma_are_told_unless_they_are_classes(sheet):
+    path = sheet("cohort;subject;image;age\nx;s1;a.nii.gz;35,8\nx;s2;b.nii.gz;-36,1\nx;s3;c.nii.gz;37\n")
+    expected = "cohorts.csv, column age: decimal comma in row 1 '35,8', row 2 '-36,1' (write 35.8)"
+    assert only(path) == expected
+    assert only(path, {"age": "regression"}) == expected
+    classes = read_cohort(path, {"age": "classification"}).summary["labels"]["age"]["classes"]
+    assert classes == ["-36,1", "35,8", "37"]
+
+
+def test_a_number_too_large_for_a_float_is_text_with_a_warning(sheet):
+    cohort = read_cohort(sheet("cohort,subject,image,age\nx,s1,a.nii.gz,1e400\nx,s2,b.nii.gz,31\n"))
+    assert cohort.table["age"].tolist() == ["1e400", "31"]
+    assert cohort.summary["warnings"] == ["age: taken as text because of row 1 '1e400'"]
+    assert not same_value("1e400", "1e500") and same_value("31", "31.0")
 
 
 def test_a_label_that_part_of_a_cohort_lacks_is_a_warning(sheet):

@@ -10,7 +10,7 @@ from tlimb.errors import InputError
 from tlimb.layouts import LAYOUTS
 from tlimb.layouts.archive import Archive
 from tlimb.layouts.command import write_samplesheet
-from tlimb.layouts.loni import contrast
+from tlimb.layouts.contrast import contrast
 
 SHAPE = (4, 5, 6)
 VOXELS = np.arange(120, dtype=np.int16).reshape(SHAPE)
@@ -272,6 +272,19 @@ def test_adni_by_adnimerge_takes_the_visit_nearest_to_the_scan(tree):
     assert pd.isna(table.loc["002_S_0413/2017-06-21/T1w", "diagnosis"])
 
 
+def test_adni_by_both_tables_has_the_diagnoses_of_adnimerge_alone(tree):
+    merge = "PTID,EXAMDATE,DX,PTGENDER\n002_S_0295,2007-05-20,Dementia,Male\n"
+    collection = COLLECTION.replace('"CN"', '"AD"')
+    table = tree(*adni_images(), merge=merge, collection=collection).sheet("adni")
+    assert table["diagnosis"].fillna("").to_dict() == {
+        "002_S_0295/2006-04-18/T1w": "",
+        "002_S_0295/2007-05-25/T1w": "Dementia",
+        "002_S_0413/2017-06-21/FLAIR": "",
+        "002_S_0413/2017-06-21/T1w": "",
+    }
+    assert table.loc["002_S_0295/2006-04-18/T1w", ["sex", "age"]].tolist() == ["M", 85]
+
+
 @pytest.mark.parametrize(
     ("description", "expected"),
     [
@@ -279,7 +292,8 @@ def test_adni_by_adnimerge_takes_the_visit_nearest_to_the_scan(tree):
         ("SAG_FSPGR_3D", "T1w"), ("Accelerated_Sagittal_IR-FSPGR", "T1w"), ("T1-anatomical", "T1w"),
         ("AXIAL_T2_FLAIR", "FLAIR"), ("3D_T2_FLAIR", "FLAIR"), ("T2_in_T1-anatomical_space", "T2w"), ("AX_T2", "T2w"),
         ("Axial_T2_STAR", "T2starw"), ("Axial_PD_T2_FSE", ""), ("AX_DUAL_TSE", ""), ("3-plane_localizer", ""),
-        ("Axial_rsfMRI", ""), ("DTI_gated", ""), ("HighResHippocampus", ""),
+        ("Axial_rsfMRI", ""), ("DTI_gated", ""), ("HighResHippocampus", ""), ("SAG_T1_GRE", "T1w"),
+        ("AX_T2*_GRE", "T2starw"), ("FA_MAP_T1", ""), ("T2-weighted", "T2w"), ("PDw", "PDw"), ("T2starw", "T2starw"),
     ],
 )  # fmt: skip
 def test_the_contrast_of_a_description(description, expected):
@@ -312,6 +326,18 @@ def test_idss_and_what_trans_mri_prepared_like_it(tree):
     table = idss.sheet("idss")
     assert list(table.index) == ["p-1/1/T1w", "p-1/2/T1w", "p2/1/T1w"]
     assert table["diagnosis"].tolist() == ["AD", "AD", "CVD"] and table["age"].tolist() == [70, 71, 80]
+
+
+def test_a_table_that_lists_images_tells_their_contrast(tree):
+    cells = ["T2-weighted", "FLAIR", "bold", "", "T1", "PDw", "n/a", "MRI", "T2 WEIGHTED"]
+    names = [f"p{number}.nii.gz" for number in range(len(cells))]
+    rows = "".join(f"{name},AD,p{number},{cells[number]}\n" for number, name in enumerate(names))
+    idss = tree(*names, table=f"file_path,DX,PTID,Modality\n{rows}")
+    expected = ["T2w", "FLAIR", "T1w", "T1w", "PDw", "T1w", "T1w", "T2w"]
+    assert idss.sheet("idss")["modality"].tolist() == expected
+    assert idss.remarks == ["1 rows of no known contrast passed over: bold"]
+    bold = tree("p0.nii.gz", table="file_path,DX,PTID,Modality\np0.nii.gz,AD,p0,bold\n")
+    assert "names no structural contrast, found bold" in bold.problems("idss")[0]
 
 
 def test_adni_as_trans_mri_prepared_it(tree):

@@ -1,7 +1,6 @@
 """What all layouts share: an archive's folder and tables, one file for each scan, labels joined, images converted."""
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -191,8 +190,3 @@ def _read(path: Path, **options) -> pd.DataFrame:
         return pd.read_csv(path, sep=mark, dtype="str", keep_default_na=False, encoding="utf-8-sig", **options)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError([Problem(str(path), f"cannot be read: {error}")]) from None
-
-
-def plain(text: str) -> str:
-    """Text with other characters than ids may hold as hyphens."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-")

@@ -10,8 +10,10 @@ import pandas as pd
 
 from tlimb.bids import natural
 from tlimb.errors import InputError, Problem
-from tlimb.labels import some
-from tlimb.layouts.archive import SCAN, SEX, Archive, Scans, coded, column, plain
+from tlimb.labels import missing, some
+from tlimb.layouts.archive import SCAN, SEX, Archive, Scans, coded, column
+from tlimb.layouts.contrast import contrast
+from tlimb.samplesheet import plain
 
 PATHS = {"subject": ["PTID"], "diagnosis": ["DX"], "image": ["file_path"]}
 PARTS = {"subject": ["PTID"], "diagnosis": ["DX"], "visit": ["Visit"], "date": ["Scan.Date"], "image_id": ["Image.ID"]}
@@ -21,7 +23,8 @@ MORE = {
     "session": ["Visit", "VISCODE"],
     "modality": ["Modality", "mri_type"],
 }
-T2 = ("T2", "T2W", "T2WEIGHTED")
+NO_CONTRAST = {"MR", "MRI"}
+"""What ADNI's tables have in the column Modality; it says no more than an empty cell."""
 
 
 def is_listed(archive: Archive) -> bool:
@@ -45,14 +48,16 @@ def idss(archive: Archive) -> Scans:
 
 
 def listed(archive: Archive) -> Scans:
-    """A scan for each row of the table; a subject's images without a visit are numbered as they are named."""
+    """A scan for each row of the table; a subject's images without a visit are numbered as they are named.
+
+    Rows that say nothing of the contrast are T1w; those that name none that is known are passed over.
+    """
     frame = archive.find(PATHS, MORE)
     if frame is None:
         frame = _named(archive.find(PARTS, MORE))
     if "sex" in frame:
         frame["sex"] = coded(frame["sex"], SEX)
-    told = frame["modality"] if "modality" in frame else pd.Series("", index=frame.index)
-    frame["modality"] = told.map(lambda cell: "T2w" if plain(cell).upper() in T2 else "T1w")
+    frame, remarks = _with_contrast(frame)
     frame["subject"] = frame["subject"].map(plain)
     frame = frame.iloc[sorted(range(len(frame)), key=lambda place: natural(frame["image"].iloc[place]))].reset_index(
         drop=True
@@ -63,7 +68,8 @@ def listed(archive: Archive) -> Scans:
         number = frame.groupby(["subject", "modality"]).cumcount() + 1
         frame["session"] = number.astype("str")
     again = frame.duplicated(SCAN)
-    remarks = [f"{again.sum()} rows of one scan passed over: {some(frame.loc[again, 'image'])}"] if again.any() else []
+    if again.any():
+        remarks.append(f"{again.sum()} rows of one scan passed over: {some(frame.loc[again, 'image'])}")
     return Scans(frame[~again].reset_index(drop=True), remarks)
 
 
@@ -73,3 +79,16 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
     name = frame["subject"] + "_" + date + "_" + visit + "_" + frame["image_id"] + "_" + frame["diagnosis"]
     image = frame["subject"] + "/" + visit + "/" + name + "_Warped.nii.gz"
     return frame.assign(image=image, session=frame["visit"]).drop(columns=["visit", "date", "image_id"])
+
+
+def _with_contrast(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows whose contrast is known, with their modality, and what was passed over in words."""
+    told = frame["modality"] if "modality" in frame else pd.Series("", index=frame.index, dtype="str")
+    unsaid = missing(told) | told.str.upper().isin(NO_CONTRAST)
+    modality = told.map(contrast).mask(unsaid, "T1w")
+    unknown = sorted(set(told[modality == ""]))
+    if unknown and not modality.any():
+        message = f"names no structural contrast, found {some(unknown)}"
+        raise InputError([Problem("the table's column Modality", message, "expected T1w, T2w, FLAIR, PDw or T2starw")])
+    remarks = [f"{(modality == '').sum()} rows of no known contrast passed over: {some(unknown)}"] if unknown else []
+    return frame.assign(modality=modality)[modality != ""], remarks

@@ -4,7 +4,8 @@ Files: `ADNI/002_S_0295/MPRAGE/2006-04-18_08_20_30.0/I45108/ADNI_002_S_0295_MR_M
 (subject, description, date and time, image), downloaded as NIfTI; PPMI the same with numbers as subjects.
 Table: the CSV that comes with a collection, with Image Data ID, Subject, Group, Sex, Age, Visit. ADNI also
 ADNIMERGE.csv with PTID, EXAMDATE, DX, and EXAMDATE_bl, AGE, PTGENDER, MMSE, of which the visit within half a year of
-the scan is taken.
+the scan is taken. Its diagnoses (CN, MCI, Dementia) are other words than the groups (CN, EMCI, LMCI, AD), so that
+where it is given diagnoses come from it alone.
 Both also as prepared for trans-MRI (https://github.com/ben0it8/trans-MRI): see tlimb.layouts.listed.
 """
 
@@ -14,6 +15,7 @@ import pandas as pd
 
 from tlimb.labels import missing
 from tlimb.layouts.archive import SEX, Archive, Scans, coded, nearest_visit, one_each, with_labels
+from tlimb.layouts.contrast import contrast
 from tlimb.layouts.listed import is_listed, listed
 
 FILE = re.compile(
@@ -25,23 +27,15 @@ MERGE = {"subject": ["PTID"], "date": ["EXAMDATE"], "diagnosis": ["DX"]}
 MERGED = {"age_bl": ["AGE"], "date_bl": ["EXAMDATE_bl"], "sex": ["PTGENDER"], "mmse": ["MMSE"]}
 HALF_A_YEAR = 183
 
-CONTRASTS = (
-    (r"LOCALI|SCOUT|FIELD.?MAP|FMRI|RSFMRI|EPI|DTI|DWI|PERFUSION|ASL|HIPPO|FA_MAP|CALIB", ""),
-    (r"FLAIR", "FLAIR"),
-    (r"T2.?(STAR|\*)|GRE", "T2starw"),
-    (r"^(?!.*PD).*\bT2(?!\d)(?!.*T1W)", "T2w"),
-    (r"MP.?RAGE|MPR\b|SPGR|\bT1(?!\d)|\bT1W", "T1w"),
-    (r"^(?!.*T2).*\bPD\b", "PDw"),
-)
-"""What a description says of the contrast, first match; none: passed over. Underscores count as blanks."""
-
 
 def adni(archive: Archive) -> Scans:
     """Structural images of ADNI; session the date of the scan, labels diagnosis, sex, age, visit, mmse."""
     if is_listed(archive):
         return listed(archive)
     scans = _images(archive, "ADNI")
-    merge, collection = archive.find(MERGE, MERGED), archive.find(COLLECTION, USUAL)
+    merge = archive.find(MERGE, MERGED)
+    usual = {label: names for label, names in USUAL.items() if merge is None or label != "diagnosis"}
+    collection = archive.find(COLLECTION, usual)
     if merge is None and collection is None and archive.tables:
         raise archive.lacking(COLLECTION)
     if merge is not None:
@@ -54,12 +48,6 @@ def ppmi(archive: Archive) -> Scans:
     if is_listed(archive):
         return listed(archive)
     return _from_collection(_images(archive, "PPMI"), archive.table(COLLECTION, USUAL), "the collection's CSV", True)
-
-
-def contrast(description: str) -> str:
-    """The modality that a description names, such as T1w for Sagittal_3D_MPRAGE; "" for none."""
-    text = description.upper().replace("_", " ").replace("-", " ")
-    return next((modality for pattern, modality in CONTRASTS if re.search(pattern, text)), "")
 
 
 def _images(archive: Archive, project: str) -> Scans:
