@@ -1,5 +1,6 @@
 """Small time series for the tests: recipes, tables and 4D images."""
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -49,3 +50,28 @@ def coarse(points=40, spacing=12, seed=0) -> tuple[np.ndarray, np.ndarray]:
 def brain_image(atlas) -> nib.Nifti1Image:
     """1 in the regions of an atlas, 0 elsewhere."""
     return nib.Nifti1Image((atlas.labels > 0).astype(np.uint8), atlas.affine)
+
+
+def label_image(path: Path) -> Path:
+    """An atlas of two regions, the left and the right half of the template's field of view."""
+    labels = np.ones((20, 23, 19), np.uint8)
+    labels[:10] = 2
+    affine = np.diag([10.0, 10.0, 10.0, 1.0])
+    affine[:3, 3] = [-95, -130, -70]
+    nib.save(nib.Nifti1Image(labels, affine), path)
+    return path
+
+
+def staged(folder: Path, files: list[Path], confounds: list[Path | None] | None = None) -> dict:
+    """A chunk of time series with their files in folder/images/<i>/ and folder/confounds/<i>/."""
+    tables = confounds or [None] * len(files)
+    given = [("images", files), ("confounds", [table for table in tables if table])]
+    for kind, paths in given:
+        for number, path in enumerate(paths, start=1):
+            (folder / kind / str(number)).mkdir(parents=True)
+            shutil.copy(path, folder / kind / str(number))
+    rows = [
+        {"scan_id": f"scan-{number}", "modality": "bold", "mask": False, "confounds": table is not None}
+        for number, table in enumerate(tables)
+    ]
+    return {"chunk": "chunk", "scans": rows}

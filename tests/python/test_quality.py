@@ -81,6 +81,8 @@ def test_of_a_prepared_scan_the_numbers_that_need_the_template_are_unknown(tmp_p
     quality = looked_at(tmp_path, image, **settings)
     unknown = {name for name in COLUMNS if quality[name] is None}
     assert unknown == set(COLUMNS) - {"snr", "head", "notes", "warnings"} and quality["warnings"] == ""
+    small = nib.Nifti1Image(np.asarray(image.dataobj), np.diag([0.9, 0.9, 0.9, 1]))
+    assert "expected 0.3 to 8.0" in looked_at(tmp_path, small, **settings, spacing=0.9)["warnings"]
 
 
 # Scans that were harmed

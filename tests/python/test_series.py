@@ -1,5 +1,7 @@
 """fMRI time series: atlases, regions' signals, cleaning, confounds and bad input."""
 
+import gzip
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,12 +12,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from series_scans import brain_image, coarse, four_d, noise, recipe, write
+from series_scans import brain_image, coarse, four_d, label_image, noise, recipe, staged, write
 
 from tlimb.errors import InputError
 from tlimb.preprocess.atlas import load_atlas
+from tlimb.preprocess.chunk import preprocess_chunk
 from tlimb.preprocess.nifti import ScanError
-from tlimb.preprocess.series import agreed_regions, cleaned, preprocess_series, series_problem
+from tlimb.preprocess.series import agreed_regions, cleaned, common_tr, preprocess_series, series_problem
 from tlimb.preprocess.series_file import PARCELLATED
 from tlimb.preprocess.series_image import header_tr, read_image
 
@@ -25,6 +28,10 @@ DAMAGE = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255))  # wh
 @pytest.fixture(scope="module")
 def blocks():
     return load_atlas("blocks")
+
+
+def sha(values) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values, "<f4").tobytes()).hexdigest()[:16]
 
 
 class TestAtlas:
@@ -368,7 +375,105 @@ class TestConfounds:
             preprocess_series(image, self.table(tmp_path / "confounds.tsv"), recipe(), None)
 
 
+class TestContent:
+    def test_every_recipe_atlas_packing_and_turn_of_an_image_gives_one_content(self, tmp_path, blocks, monkeypatch):
+        data, affine = coarse()
+        plain = four_d(tmp_path / "a.nii", data, affine)
+        turned = nib.load(plain).as_reoriented(nib.orientations.axcodes2ornt("PSR"))
+        nib.save(turned, tmp_path / "b.nii.gz")
+        two = load_atlas(str(label_image(tmp_path / "two.nii")))
+        told = [
+            preprocess_series(plain, None, recipe(), blocks),
+            preprocess_series(plain, None, recipe(timepoints=8, standardise="zscore"), blocks),
+            preprocess_series(plain, None, recipe(detrend=True), two),
+            preprocess_series(tmp_path / "b.nii.gz", None, recipe(detrend=True), blocks),
+        ]
+        monkeypatch.setattr("tlimb.preprocess.series_image.BLOCK", 4 * data[..., :3].size)
+        told.append(preprocess_series(plain, None, recipe(), blocks))
+        raw = np.flip(data, 0).T[:8]  # to RAS, first axis fastest
+        assert {quality["content"] for _, quality in told} == {sha(raw)}
+        data[5, 5, 5, 7] += 1
+        other = preprocess_series(four_d(tmp_path / "c.nii", data, affine), None, recipe(), blocks)[1]
+        assert other["content"] != told[0][1]["content"]
+
+    def test_every_recipe_kind_and_confounds_of_a_table_give_one_content(self, tmp_path):
+        values = noise().astype(np.float32)
+        table, array = write(tmp_path / "a.csv", values, list("abcde")), write(tmp_path / "b.npy", values)
+        one, two = (write(tmp_path / f"{seed}.tsv", noise(40, 1, seed), ["csf"]) for seed in (1, 2))
+        with_csf = recipe(detrend=True, standardise="zscore", confounds=["csf"])
+        told = [
+            preprocess_series(table, None, recipe(), None),
+            preprocess_series(array, None, recipe(timepoints=8), None),
+            preprocess_series(table, one, with_csf, None),
+            preprocess_series(table, two, with_csf, None),
+        ]
+        assert {quality["content"] for _, quality in told} == {sha(values[:8])}
+        assert not np.array_equal(told[2][0], told[3][0])
+        other = preprocess_series(write(tmp_path / "c.npy", values + 1), None, recipe(), None)[1]
+        assert other["content"] != told[0][1]["content"]
+
+    def test_a_chunks_index_has_the_content_and_the_digest_of_the_files(self, tmp_path):
+        files = [write(tmp_path / name, noise(40, 5, 3), list("abcde")) for name in ("a.csv", "b.csv")]
+        csf = write(tmp_path / "csf.tsv", noise(40, 1), ["csf"])
+        chunk = staged(tmp_path, files, [None, csf])
+        rows = preprocess_chunk(chunk, recipe(), tmp_path / "images", confounds=tmp_path / "confounds")[1]
+        assert rows[0]["content"] == rows[1]["content"] == sha(noise(40, 5, 3)[:8])
+        raw = [files[0].read_bytes(), files[1].read_bytes() + csf.read_bytes()]
+        assert [row["digest"] for row in rows] == [hashlib.sha256(part).hexdigest()[:16] for part in raw]
+
+    def test_the_digest_of_an_image_is_of_the_whole_file_although_its_end_is_not_kept(self, tmp_path, blocks):
+        data, affine = coarse()
+        for name in ("a.nii", "a.nii.gz"):
+            path = four_d(tmp_path / name, data, affine)
+            told = preprocess_series(path, None, recipe(timepoints=8), blocks)[1]
+            assert told["digest"] == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+class TestRepetitionTimes:
+    def test_where_the_recipe_leaves_it_to_the_files_each_is_noted_and_the_odd_one_is_flagged(self, tmp_path):
+        data, affine = coarse(spacing=24)
+        times = (2.0, 0.72, 2.0, 0)
+        files = [four_d(tmp_path / f"{number}.nii.gz", data, affine, tr=tr) for number, tr in enumerate(times)]
+        chunk = staged(tmp_path, files)
+        rows = preprocess_chunk(chunk, recipe(detrend=True), tmp_path / "images")[1]
+        told = "0.72 s between time points, in most scans beside it 2 s"
+        assert [told in row["warnings"] for row in rows] == [False, True, False, False]
+        assert [row["notes"] for row in rows] == [f"{tr:g} s between time points" if tr else "" for tr in times]
+        set_ = preprocess_chunk(chunk, recipe(detrend=True, tr=2.0), tmp_path / "images")[1]
+        assert [("which is used" in row["warnings"], row["notes"]) for row in set_] == [
+            (False, ""), (True, ""), (False, ""), (False, ""),
+        ]  # fmt: skip
+
+    def test_files_that_cannot_be_read_or_do_not_say_have_no_say(self, tmp_path):
+        data, affine = coarse(points=8, spacing=24)
+        os.mkfifo(tmp_path / "pipe.nii")
+        (tmp_path / "torn.nii.gz").write_bytes(b"\x1f\x8b\x08 and nothing")
+        odd = [tmp_path / "pipe.nii", tmp_path / "torn.nii.gz", tmp_path / "gone.nii", tmp_path / "a.dtseries.nii"]
+        odd += [write(tmp_path / "a.csv", noise()), four_d(tmp_path / "none.nii", data, affine, tr=0)]
+        assert common_tr(odd) is None
+        times = [four_d(tmp_path / f"{tr}.nii", data, affine, tr=tr) for tr in (3.0, 0.8)]
+        assert common_tr(odd + times) == 0.8 and common_tr([*odd, *times, times[0]]) == 3.0
+
+
 class TestBadInput:
+    def test_damage_behind_the_time_points_that_are_kept_is_a_reason(self, tmp_path, blocks):
+        data, affine = coarse()
+        whole = four_d(tmp_path / "whole.nii.gz", data, affine).read_bytes()
+        plain = gzip.decompress(whole)
+        damaged = {
+            "torn": (whole[: len(whole) * 4 // 5], "truncated: the header promises .* bytes, the file holds"),
+            "short": (gzip.compress(plain[:-4], 1), "truncated: the header promises .* bytes, the file holds"),
+            "unsigned": (whole[:-4], "truncated: the compressed data break off before their checksum"),
+            "wrong": (whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:], "damaged: incorrect data check"),
+        }
+        wanted = recipe(timepoints=10, detrend=True)
+        preprocess_series(tmp_path / "whole.nii.gz", None, wanted, blocks)
+        for name, (content, message) in damaged.items():
+            path = tmp_path / f"{name}.nii.gz"
+            path.write_bytes(content)
+            with pytest.raises(ScanError, match=message):
+                preprocess_series(path, None, wanted, blocks)
+
     @pytest.mark.parametrize(
         ("name", "text", "message"),
         [

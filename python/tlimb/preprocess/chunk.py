@@ -1,6 +1,5 @@
 """A chunk of scans -> the array, index and header of one shard."""
 
-import hashlib
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tlimb.preprocess.mask import require_extractor
-from tlimb.preprocess.nifti import ScanError, opened
+from tlimb.preprocess.nifti import ScanError
 from tlimb.preprocess.quality import COLUMNS
 from tlimb.preprocess.recipe import Recipe, fingerprint, settings_of
 from tlimb.preprocess.scan import preprocess_scan, template_for
@@ -98,26 +97,22 @@ def _volume(job: Job, recipe: Recipe) -> tuple[np.ndarray, dict, bytes]:
 
 def _series_work(jobs: list[Job], recipe, atlas: Path | None) -> tuple[Callable, dict]:
     from tlimb.preprocess.atlas import load_atlas
-    from tlimb.preprocess.series import agreed_regions, series_header
+    from tlimb.preprocess.series import agreed_regions, common_tr, series_header
 
     name = str(atlas or recipe.atlas)
     labels = load_atlas(name)
-    regions = agreed_regions([job.image for job in jobs if job.image is not None], labels)
+    there = [job.image for job in jobs if job.image is not None]
+    regions = agreed_regions(there, labels)
+    usual_tr = common_tr(there) if recipe.tr is None else None
     facts = {"fingerprint": fingerprint(recipe, labels.digest)} | series_header(recipe, regions)
-    return partial(_attempt, partial(_series, atlas=name, regions=regions), recipe=recipe), facts
+    return partial(_attempt, partial(_series, atlas=name, regions=regions, usual_tr=usual_tr), recipe=recipe), facts
 
 
-def _series(job: Job, recipe, atlas: str, regions: list[str]) -> tuple[np.ndarray, dict, None]:
+def _series(job: Job, recipe, atlas: str, regions: list[str], usual_tr: float | None) -> tuple[np.ndarray, dict, None]:
     from tlimb.preprocess.atlas import load_atlas
     from tlimb.preprocess.series import preprocess_series
 
-    digest = hashlib.sha256()
-    for path in filter(None, (job.image, job.confounds)):
-        with opened(path, digest) as source:
-            source.drain()
-    array, quality = preprocess_series(job.image, job.confounds, recipe, load_atlas(atlas), regions)
-    content = hashlib.sha256(np.ascontiguousarray(array, "<f4")).hexdigest()[:16]
-    return array, {"digest": digest.hexdigest()[:16], "content": content} | quality, None
+    return *preprocess_series(job.image, job.confounds, recipe, load_atlas(atlas), regions, usual_tr), None
 
 
 def _attempt(prepare: Callable, job: Job, recipe) -> tuple[np.ndarray | None, dict, bytes | None]:

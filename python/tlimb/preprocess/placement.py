@@ -25,7 +25,7 @@ def placed(header, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
     affine = next((found for found in (sform, qform) if found is not None), None)
     if affine is None:
         affine = header.get_base_affine()
-        warnings.append("the header gives no orientation; axes taken as left, anterior, superior")
+        warnings.append("the header gives no orientation: axes taken as left, anterior, superior")
     affine = np.asarray(affine, float)
     _require_sense(affine)
     if sform is not None and qform is not None:

@@ -38,6 +38,7 @@ SIZES = (0.8, 1.25)  # of a brain against the template's, along any axis
 LARGEST_STRETCH = 1.25
 LARGEST_TURN = 45.0  # degrees
 HEADS = (0.7, 8.0)  # litres
+PREPARED = (0.3, 8.0)  # litres of what another pipeline may have left of a head, down to maps of one tissue
 EMPTY = 0.1  # share of places with tissue below which a region is empty
 ERASED = 0.95  # share of places with the background's constant from which a region was erased
 SEEN = 10  # places of a region that have to lie inside of the image before anything is said of it
@@ -70,7 +71,7 @@ def assess(
     used = registered[brain & inside]
     quality["snr"] = signal_to_noise(scan, float(used.mean(dtype=np.float64))) if len(used) else None
     if recipe.resampling == "none":
-        return quality
+        return quality | {"warnings": head_doubts(quality["head"], PREPARED)}
     there = template.mask & inside
     low = float(scan.data.min())
     middle = float(np.median(registered[there][::FEW])) if there.any() else low
@@ -108,10 +109,7 @@ def warnings_in(quality: dict, registration: str, modality: str) -> list[str]:
 
 def header_doubts(quality: dict, placed: bool) -> list[str]:
     """Signs that the header's voxel sizes or axes are wrong; the pose counts where the brain is `placed` in it."""
-    warnings = []
-    if quality["head"] is not None and not HEADS[0] <= quality["head"] <= HEADS[1]:
-        litres = f"{quality['head']:.1f} litres, expected {HEADS[0]} to {HEADS[1]}"
-        warnings.append(f"the header's voxel sizes may be wrong: the head would have {litres}")
+    warnings = head_doubts(quality["head"], HEADS)
     size, stretch, turn = (quality[name] if placed else None for name in ("size", "stretch", "turn"))
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
         warnings.append(f"the header's voxel sizes may be wrong: the brain would be {size:.2f} of the template's size")
@@ -120,6 +118,14 @@ def header_doubts(quality: dict, placed: bool) -> list[str]:
     if turn is not None and turn > LARGEST_TURN:
         warnings.append(f"the header's axes may be wrong: the head is turned by {turn:.0f} degrees")
     return warnings
+
+
+def head_doubts(litres: float | None, expected: tuple[float, float]) -> list[str]:
+    """A warning where the volume of what is bright is no head's; none where it is not known."""
+    if litres is None or expected[0] <= litres <= expected[1]:
+        return []
+    found = f"{litres:.1f} litres, expected {expected[0]} to {expected[1]}"
+    return [f"the header's voxel sizes may be wrong: the head would have {found}"]
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:

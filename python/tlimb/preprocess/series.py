@@ -1,5 +1,6 @@
 """One fMRI scan -> one array of the store: signals of regions, cleaned."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Protocol
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from tlimb.labels import some
 from tlimb.preprocess.atlas import Atlas
-from tlimb.preprocess.nifti import ScanError
+from tlimb.preprocess.nifti import ScanError, opened
 from tlimb.preprocess.series_file import is_table, series_problem, table_names
-from tlimb.preprocess.series_table import read_confounds, read_table
+from tlimb.preprocess.series_table import read_confounds, read_table, table_tr
 from tlimb.preprocess.signals import Signals
 
-__all__ = ["agreed_regions", "cleaned", "preprocess_series", "series_header", "series_problem"]
+__all__ = ["agreed_regions", "cleaned", "common_tr", "preprocess_series", "series_header", "series_problem"]
 
 STANDARDISE = {"zscore": "zscore_sample", "percent_change": "psc", "none": None}
 LEAST_FILTERED = 34  # time points, for a filter of fifth order that runs forth and back
@@ -22,6 +24,7 @@ FLAT = 1e-6  # a signal whose spread is below this share of its size varies by r
 MOST_MOTION = 0.5  # mm, mean framewise displacement
 MOST_BLUR = 0.01  # of a signal's standard deviation lost by rounding to 16 bits
 LARGEST = 65504.0  # that 16 bits can hold
+SAME_TR = 0.01  # share by which repetition times may differ
 SHOWN = 3
 
 
@@ -41,32 +44,40 @@ class SeriesRecipe(Protocol):
 
 
 def preprocess_series(
-    image: Path, confounds: Path | None, recipe: SeriesRecipe, atlas: Atlas | None, regions: Sequence[str] | None = None
+    image: Path,
+    confounds: Path | None,
+    recipe: SeriesRecipe,
+    atlas: Atlas | None,
+    regions: Sequence[str] | None = None,
+    usual_tr: float | None = None,
 ) -> tuple[np.ndarray, dict]:
-    """A scan as an array of the store, (timepoints, regions) float16, and its quality.
+    """A scan as an array of the store, (timepoints, regions) float16, and what is known of it.
 
     image: a 4D NIfTI image in MNI space, averaged over `atlas`, or a parcellated table. confounds: its table, if any.
     regions: names that the columns shall have, in this order; a table with the same names in another order is sorted.
-    Quality: `mask_overlap` and `coverage` of an image and the template's brain, `snr` over time, `displacement`, the
-    mean framewise displacement in mm where the confounds have it, and the texts `notes` and `warnings`.
+    usual_tr: seconds between time points of the scans beside it; one that differs gets a warning.
+    Known are the `digest` of its files; its `content`, the same under every recipe; `mask_overlap` and `coverage` of an
+    image and the template's brain, `snr` over time, `displacement`, the mean framewise displacement in mm where the
+    confounds have it, and the texts `notes` and `warnings`.
     Raises ScanError with the reason where the scan is of no use.
     """
+    digest = hashlib.sha256()
     with threadpool_limits(1):
-        signals = _read(image, recipe, atlas)
+        signals = _read(image, recipe, atlas, digest)
         values = _in_order(signals, regions)
-        tr, warnings = _repetition_time(signals, recipe)
-        nuisance, motion, notes = _confounds(confounds, recipe, signals.points)
+        tr, timing, warnings = _repetition_time(signals, recipe, usual_tr)
+        nuisance, motion, notes = _confounds(confounds, recipe, signals.points, digest)
         array, flat, doubts = cleaned(values, recipe, tr, nuisance)
         stored = _rounded(array)
     warnings = [*signals.warnings, *warnings, *doubts, *_blur(array, stored)]
     if flat.any():
-        still = _some(np.asarray(regions or signals.names)[flat])
+        still = some(np.asarray(regions or signals.names)[flat], SHOWN)
         warnings.append(f"{flat.sum()} of {len(flat)} regions do not vary over time, taken as 0: {still}")
     if motion is not None and motion > MOST_MOTION:
         warnings.append(f"mean framewise displacement {motion:.2f} mm, expected at most {MOST_MOTION}")
+    known = {"digest": digest.hexdigest()[:16], "content": signals.content, "displacement": motion}
     numbers = {"mask_overlap": signals.overlap, "coverage": signals.coverage, "snr": signals.snr}
-    told = {"notes": "; ".join(notes), "warnings": "; ".join(warnings)}
-    return stored, numbers | {"displacement": motion} | told
+    return stored, known | numbers | {"notes": "; ".join([*timing, *notes]), "warnings": "; ".join(warnings)}
 
 
 def cleaned(
@@ -118,14 +129,45 @@ def agreed_regions(images: Sequence[Path], atlas: Atlas | None) -> list[str]:
     return list(min(votes, key=lambda names: (-votes[names], names), default=atlas.names if atlas else ()))
 
 
-def _read(image: Path, recipe: SeriesRecipe, atlas: Atlas | None) -> Signals:
+def common_tr(images: Sequence[Path]) -> float | None:
+    """The seconds between time points that most of a chunk's scans give, of equally common ones the least.
+
+    Only headers are read; a file that cannot be read has no say. None where none says.
+    """
+    votes: Counter[float] = Counter()
+    for image in images:
+        try:
+            tr = _known_tr(image)
+        except ScanError:
+            continue
+        votes.update([] if tr is None else [tr])
+    return min(votes, key=lambda tr: (-votes[tr], tr), default=None)
+
+
+def _known_tr(image: Path) -> float | None:
     if is_table(image):
-        return read_table(image, recipe.timepoints)
+        table_names(image)
+        return table_tr(image)
+    from tlimb.preprocess.series_image import image_tr
+
+    return image_tr(image)
+
+
+def _read(image: Path, recipe: SeriesRecipe, atlas: Atlas | None, digest) -> Signals:
+    if is_table(image):
+        signals = read_table(image, recipe.timepoints)
+        _drain(image, digest)
+        return signals
     if atlas is None:
         raise ScanError("an image needs an atlas, and there is none")
     from tlimb.preprocess.series_image import read_image
 
-    return read_image(image, atlas, recipe.timepoints)
+    return read_image(image, atlas, recipe.timepoints, digest)
+
+
+def _drain(path: Path, digest) -> None:
+    with opened(path, digest) as source:
+        source.drain()
 
 
 def _in_order(signals: Signals, regions: Sequence[str] | None) -> np.ndarray:
@@ -135,23 +177,32 @@ def _in_order(signals: Signals, regions: Sequence[str] | None) -> np.ndarray:
         raise ScanError(f"holds {len(signals.names)} regions, most scans beside it {len(regions)}")
     other = sorted(set(signals.names) - set(regions))
     if other:
-        raise ScanError(f"{len(other)} regions have other names than in most scans beside it: {_some(other)}")
+        raise ScanError(f"{len(other)} regions have other names than in most scans beside it: {some(other, SHOWN)}")
     return signals.values[:, [signals.names.index(name) for name in regions]]
 
 
-def _repetition_time(signals: Signals, recipe: SeriesRecipe) -> tuple[float | None, list[str]]:
-    tr = signals.tr if recipe.tr is None else recipe.tr
-    if recipe.tr and signals.tr and abs(signals.tr / recipe.tr - 1) > 0.01:
-        return tr, [f"the file gives {signals.tr:g} s between time points, the recipe {recipe.tr:g} s, which is used"]
-    return tr, []
+def _repetition_time(
+    signals: Signals, recipe: SeriesRecipe, usual: float | None
+) -> tuple[float | None, list[str], list[str]]:
+    """Seconds between time points, notes, warnings."""
+    if signals.tr is None:
+        return recipe.tr, [], []
+    found, expected = f"{signals.tr:g} s between time points", recipe.tr or usual
+    odd = expected is not None and abs(signals.tr / expected - 1) > SAME_TR
+    if recipe.tr is not None:
+        told = f"the file gives {found}, the recipe {recipe.tr:g} s, which is used"
+        return recipe.tr, [], [told] * odd
+    return signals.tr, [found], [f"{found}, in most scans beside it {usual:g} s"] if odd else []
 
 
-def _confounds(path: Path | None, recipe: SeriesRecipe, points: int) -> Confounds:
+def _confounds(path: Path | None, recipe: SeriesRecipe, points: int, digest) -> Confounds:
     if path is None:
         if recipe.confounds:
             raise ScanError("the recipe names confounds, and the samplesheet gives no table of them")
         return None, None, []
-    return read_confounds(path, recipe.confounds, points, recipe.timepoints)
+    read = read_confounds(path, recipe.confounds, points, recipe.timepoints)
+    _drain(path, digest)
+    return read
 
 
 def _check(values: np.ndarray, recipe: SeriesRecipe, tr: float | None, confounds: np.ndarray | None) -> list[str]:
@@ -186,8 +237,3 @@ def _blur(array: np.ndarray, stored: np.ndarray) -> list[str]:
     if lost.max(initial=0) <= MOST_BLUR:
         return []
     return [f"rounding to 16 bits blurs a signal by {lost.max():.0%} of its standard deviation; detrend or standardise"]
-
-
-def _some(items) -> str:
-    items = [str(item) for item in items]
-    return ", ".join(items[:SHOWN]) + (", …" if len(items) > SHOWN else "")

@@ -1,5 +1,7 @@
 """4D images averaged over the regions of an atlas."""
 
+import hashlib
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from scipy import ndimage
 from tlimb.preprocess.atlas import Atlas
 from tlimb.preprocess.nifti import Header, ScanError, Source, opened, read_header, require_bytes
 from tlimb.preprocess.series_file import require_series
-from tlimb.preprocess.signals import Signals, too_few
+from tlimb.preprocess.signals import COMPARED, Signals, as_hashed, too_few
 from tlimb.preprocess.template import template_path
 
 BLOCK = 32 * 2**20  # bytes of voxels that are decoded at a time
@@ -25,13 +27,15 @@ TIME_BITS = 0x38  # of the header's units
 LONGEST_TR = 30.0  # s; a larger number without a unit is in milliseconds
 
 
-def read_image(path: Path, atlas: Atlas, timepoints: int) -> Signals:
+def read_image(path: Path, atlas: Atlas, timepoints: int, digest=None) -> Signals:
     """The mean over each region's voxels at the first `timepoints` of a 4D image in MNI space.
 
     The atlas is brought to the image's voxels by nearest neighbours; a region without a voxel there is 0 throughout.
-    Memory is that of a few volumes. Raises ScanError where the file cannot be read, is not 4D or is too short.
+    Memory is that of a few volumes. digest: a hashlib object that is given the file's bytes.
+    Raises ScanError where the file cannot be read, is damaged at any place, is not 4D or is too short.
     """
-    with opened(path) as source:
+    content = hashlib.sha256()
+    with opened(path, digest) as source:
         header = read_header(source)
         require_series(header, source.compressed, path)
         require_bytes(header, source)
@@ -39,7 +43,8 @@ def read_image(path: Path, atlas: Atlas, timepoints: int) -> Signals:
             raise ScanError(too_few(header.shape[3], timepoints))
         source.skip(header.offset - source.position)
         labels, brain = _on_grid(atlas, header.affine.tobytes(), header.shape[:3])
-        values, mean, spread, mended = _averaged(source, header, labels, atlas, timepoints)
+        values, mean, spread, mended = _averaged(source, header, labels, atlas, timepoints, content)
+        _require_rest(source, header)
     tr, guessed = _tr_of(path)
     warnings = [*header.warnings, *guessed]
     if mended:
@@ -54,7 +59,15 @@ def read_image(path: Path, atlas: Atlas, timepoints: int) -> Signals:
     coverage = min(1.0, float(seen / _brain()[2]))
     if coverage < LEAST_COVERAGE:
         warnings.append(f"{1 - coverage:.0%} of the template's brain has no signal in the image")
-    return Signals(values, atlas.names, header.shape[3], tr, snr, overlap, coverage, warnings)
+    told = content.hexdigest()[:16]
+    return Signals(values, atlas.names, header.shape[3], told, tr, snr, overlap, coverage, warnings)
+
+
+def image_tr(path: Path) -> float | None:
+    """Seconds between time points by an image's header, None where it does not say; ScanError where it is not 4D."""
+    with opened(path, block=4096) as source:
+        require_series(read_header(source), source.compressed, path)
+    return _tr_of(path)[0]
 
 
 def header_tr(header) -> tuple[float | None, list[str]]:
@@ -73,7 +86,7 @@ def header_tr(header) -> tuple[float | None, list[str]]:
 def _tr_of(path: Path) -> tuple[float | None, list[str]]:
     try:
         return header_tr(nib.load(path).header)
-    except (OSError, ValueError, ImageFileError, HeaderDataError):
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError):
         return None, ["the header does not say how long a time point takes"]
 
 
@@ -99,14 +112,17 @@ def _nearest(values: np.ndarray, source: np.ndarray, affine: np.ndarray, shape) 
     return ndimage.affine_transform(values, index[:3, :3], index[:3, 3], tuple(shape), order=0, mode="constant", cval=0)
 
 
-def _averaged(source: Source, header: Header, labels: np.ndarray, atlas: Atlas, timepoints: int):
-    """Means over regions (T, R); each voxel's mean and standard deviation over time; count of values not finite."""
+def _averaged(source: Source, header: Header, labels: np.ndarray, atlas: Atlas, timepoints: int, content):
+    """Means over regions (T, R); each voxel's mean and standard deviation over time; count of values not finite.
+
+    content: a hashlib object that is given the first COMPARED volumes, in RAS with the first axis fastest.
+    """
     from nilearn.maskers import NiftiLabelsMasker
 
     there = np.isin(atlas.numbers, labels)
     if not there.any():
         raise ScanError("no region of the atlas lies inside of the image; is it in MNI space?")
-    grid = nib.Nifti1Image(labels, header.affine)
+    grid, turn = nib.Nifti1Image(labels, header.affine), nib.orientations.io_orientation(header.affine)
     masker = NiftiLabelsMasker(grid, resampling_target=None, standardize=None, reports=False).fit()
     values, mended, step = np.zeros((timepoints, len(atlas.names))), 0, max(1, BLOCK // (4 * labels.size))
     for start in range(0, timepoints, step):
@@ -115,6 +131,8 @@ def _averaged(source: Source, header: Header, labels: np.ndarray, atlas: Atlas, 
         if not finite.all():
             mended += int((~finite).sum())
             block = np.where(finite, block, np.float32(0))
+        for volume in nib.orientations.apply_orientation(block, turn).T[: max(0, COMPARED - start)]:
+            content.update(as_hashed(volume))
         values[start : start + step, there] = masker.transform(nib.Nifti1Image(block, header.affine))
         if start == 0:
             first, total, squares = block[..., 0].copy(), np.zeros(labels.shape), np.zeros(labels.shape)
@@ -131,12 +149,24 @@ def _volumes(source: Source, header: Header, count: int) -> np.ndarray:
     size = int(np.prod(shape)) * header.dtype.itemsize
     raw = source.read(size)
     if len(raw) < size:
-        raise ScanError(f"truncated: the header promises {header.promised} bytes, the file holds {source.position}")
+        raise _truncated(source, header)
     stored = np.frombuffer(raw, header.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         if (header.slope, header.intercept) != (1.0, 0.0):
             stored = stored * np.float64(header.slope) + header.intercept
         return stored.astype(np.float32).reshape(shape, order="F")
+
+
+def _require_rest(source: Source, header: Header) -> None:
+    """Read what follows the time points that are kept; ScanError where the file breaks off or its checksum is wrong."""
+    source.skip(header.promised - source.position)
+    if source.position < header.promised:
+        raise _truncated(source, header)
+    source.finish()
+
+
+def _truncated(source: Source, header: Header) -> ScanError:
+    return ScanError(f"truncated: the header promises {header.promised} bytes, the file holds {source.position}")
 
 
 def _overlap(mean: np.ndarray, brain: np.ndarray, affine: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Tables of time points by columns: parcellated time series, and the confounds beside them."""
 
 import csv
+import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from nibabel.filebasedimages import ImageFileError
 from tlimb.errors import nearest
 from tlimb.preprocess.nifti import ScanError, opened
 from tlimb.preprocess.series_file import PARCELLATED, SEPARATORS, numbers_in, parcellated, table_names
-from tlimb.preprocess.signals import Signals, too_few
+from tlimb.preprocess.signals import COMPARED, Signals, as_hashed, too_few
 
 MOTION = "framewise_displacement"
 
@@ -36,7 +37,16 @@ def read_table(path: Path, timepoints: int) -> Signals:
     _require_numbers(values[:timepoints], names)
     kept = values[:timepoints].astype(np.float64)
     doubt = f"{regions} regions, more than {points} time points: is the table transposed?"
-    return Signals(kept, tuple(names), points, tr, temporal_snr(kept), warnings=[doubt] * (regions > points))
+    content = hashlib.sha256(as_hashed(kept[:COMPARED])).hexdigest()[:16]
+    return Signals(kept, tuple(names), points, content, tr, temporal_snr(kept), warnings=[doubt] * (regions > points))
+
+
+def table_tr(path: Path) -> float | None:
+    """Seconds between the time points of a table; None where it does not say, as only .ptseries.nii can."""
+    if not path.name.lower().endswith(PARCELLATED):
+        return None
+    axis = parcellated(path).header.get_axis(0)
+    return float(axis.step) if str(axis.unit).upper() == "SECOND" and axis.step > 0 else None
 
 
 def temporal_snr(values: np.ndarray) -> float | None:
@@ -79,9 +89,7 @@ def read_confounds(
 def _cells(path: Path, named: bool, counted: bool) -> tuple[np.ndarray, float | None]:
     """All cells as numbers, and the seconds between time points where the file says."""
     if path.name.lower().endswith(PARCELLATED):
-        image = parcellated(path)
-        axis = image.header.get_axis(0)
-        return np.asarray(image.dataobj), float(axis.step) if str(axis.unit).upper() == "SECOND" else None
+        return np.asarray(parcellated(path).dataobj), table_tr(path)
     if path.suffix.lower() == ".npy":
         return numbers_in(path), None
     frame = _frame(path, SEPARATORS[path.suffix.lower()], 0 if named else None)
