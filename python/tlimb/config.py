@@ -189,7 +189,8 @@ class Split(Settings):
     `validation` and `test` are shares of all persons or numbers of them. Schemes:
     holdout: both drawn at random. kfold: test is one of `folds` parts, validation drawn from the rest. nested: test is
     one of `folds` parts, validation one of `inner_folds` parts of the rest. site: test is everybody with one value of
-    the label `column` (or with any of `held_out`), validation drawn from the rest. file: `file` gives each person's role.
+    the label `column` (or with any of `held_out`), validation drawn from the rest. file: `file` gives each person's
+    role.
     `stratify` names labels whose proportions the parts keep; `n` is the number of training persons kept after
     splitting; `replicates` training samples of `n` persons are drawn with replacement while validation and test stay.
     `repeats`, `folds`, `inner_folds` and `replicates` are all run unless `repeat`, `fold`, `inner_fold` or `replicate`
@@ -327,7 +328,8 @@ def json_path(loc) -> str:
 
 
 def _problem(model, where: str, item: dict) -> Problem:
-    loc = tuple(part for place, part in enumerate(item["loc"]) if not _is_type_tag(part) and not _is_recipe_tag(item["loc"], place))
+    loc = item["loc"]
+    loc = tuple(part for place, part in enumerate(loc) if not (_is_type_tag(part) or _is_recipe_tag(loc, place)))
     path = ": ".join(filter(None, [where, json_path(loc)]))
     kind, found = item["type"], item.get("input")
     if kind == "extra_forbidden":
@@ -338,7 +340,8 @@ def _problem(model, where: str, item: dict) -> Problem:
         return Problem(f"{path}.kind", f"expected {item['ctx']['expected_tags']}, found '{item['ctx']['tag']}'")
     if kind == "literal_error":
         expected = item["ctx"]["expected"]
-        return Problem(path, f"expected {expected}, found {found!r}", nearest(str(found), re.findall(r"'([^']*)'", expected)))
+        valid = re.findall(r"'([^']*)'", expected)
+        return Problem(path, f"expected {expected}, found {found!r}", nearest(str(found), valid))
     message = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     shown = "" if len(str(found)) > 60 else f", found {found!r}"
     return Problem(path, message[0].lower() + message[1:] + shown)

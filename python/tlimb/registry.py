@@ -86,7 +86,7 @@ def load(kind: str, class_path: str, trusted=()):
     module, name = locate(kind, class_path).rsplit(".", 1)
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise InputError([Problem(class_path, f"cannot be imported: {error}")]) from None
 
 
@@ -97,19 +97,45 @@ def check(kind: str, class_path: str, init_args: dict, where: str, trusted=()) -
     """
     path = locate(kind, class_path)
     if "." not in path:
-        return [Problem(f"{where}.class_path", f"unknown {kind} '{class_path}'", nearest(class_path, SHORT_NAMES[kind]))]
-    root = path.split(".")[0]
-    if root not in (*TRUSTED, *trusted):
-        return [Problem(f"{where}.class_path", f"module '{root}' is not trusted", f"name it in trusted_modules to allow {path}")]
-    definition = _definition(path)
+        hint = nearest(class_path, SHORT_NAMES[kind])
+        return [Problem(f"{where}.class_path", f"unknown {kind} '{class_path}'", hint)]
+    problems = trust_problems(path, f"{where}.class_path", trusted)
+    if problems:
+        return problems
+    try:
+        definition = _definition(path)
+    except SyntaxError as error:
+        return [syntax_problem(f"{where}.class_path", error)]
     if definition is None:
         hint = "name the module in which the class is defined, as in torch.optim.sgd.SGD"
         return [Problem(f"{where}.class_path", f"no class {path} is defined", hint)]
     return _argument_problems(class_path, definition, init_args, f"{where}.init_args")
 
 
+def trust_problems(path: str, where: str, trusted=()) -> list[Problem]:
+    """A problem where the top-level module of an import path may not be imported. trusted: modules beyond TRUSTED."""
+    root = path.split(".")[0]
+    if root in (*TRUSTED, *trusted):
+        return []
+    return [Problem(where, f"module '{root}' is not trusted", f"name it in trusted_modules to allow {path}")]
+
+
+def syntax_problem(where: str, error: SyntaxError) -> Problem:
+    """A file that is no Python, with its place. where: the JSON path that names the class or function in it."""
+    return Problem(where, f"{error.filename}, line {error.lineno}: {error.msg}")
+
+
+def statements(module: str) -> list[ast.stmt] | None:
+    """The statements at the top of a module's source, read without importing it; None where there is no such module.
+
+    Raises SyntaxError, with file and line, for a source that is no Python.
+    """
+    source = _source(module)
+    return None if source is None else ast.parse(source.read_bytes(), filename=str(source)).body
+
+
 def source_digest(module: str) -> str:
-    """A digest of the source files of a top-level module or package, found without importing it; empty where there is none."""
+    """A digest of the source files of a top-level module or package, found without importing it; empty for none."""
     spec = find_spec(module)
     if spec is None:
         return ""
@@ -122,7 +148,8 @@ def _argument_problems(class_path: str, parameters: dict, init_args: dict, where
     problems = []
     for name, value in init_args.items():
         if name not in parameters and "**" not in parameters:
-            problems.append(Problem(f"{where}.{name}", f"{class_path} takes no such argument", nearest(name, parameters)))
+            message = f"{class_path} takes no such argument"
+            problems.append(Problem(f"{where}.{name}", message, nearest(name, parameters)))
         elif parameters.get(name) is not None and not _fits(value, parameters[name]):
             expected = ast.unparse(parameters[name])
             problems.append(Problem(f"{where}.{name}", f"expected {expected}, found {value!r}"))
@@ -133,13 +160,8 @@ def _argument_problems(class_path: str, parameters: dict, init_args: dict, where
 def _definition(path: str) -> dict | None:
     """Parameter name -> annotation (or None) of a class's constructor, '**' standing for any name."""
     module, _, name = path.rpartition(".")
-    source = _source(module)
-    if source is None:
-        return None
-    classes = {node.name: node for node in ast.parse(source.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)}
-    if name not in classes:
-        return None
-    return _parameters(classes, name)
+    classes = {node.name: node for node in statements(module) or [] if isinstance(node, ast.ClassDef)}
+    return _parameters(classes, name) if name in classes else None
 
 
 def _parameters(classes: dict, name: str) -> dict:

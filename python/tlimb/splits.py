@@ -4,6 +4,7 @@ A person's place is a function of the seed and the person: no other row moves it
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 
@@ -77,7 +78,7 @@ def divide(people: pd.DataFrame, split: dict, kinds: dict[str, str], listed: dic
 
     Returns columns role and times (1 unless a replicate drew the person more often), indexed by person, sorted. Smaller
     `n` are subsets of larger ones; validation and test depend on neither `n` nor `replicate`. Raises ValueError when a
-    part would be empty or fewer than `n` persons are left to train on.
+    part would be empty, fewer than `n` persons are left to train on, or nobody has a label of ``split["stratify"]``.
     """
     people, seed = people.sort_index(), split["seed"]
     if split["repeat"]:
@@ -144,9 +145,10 @@ def _training(strata: Strata, split: dict, seed: int) -> dict[str, int]:
         return dict.fromkeys(_interleaved(strata)[:wanted], 1)
     seed = seed_for(seed, "replicate", split["replicate"])
     strata = random.Random(seed).sample(strata, len(strata))
+    counts = Counter(k for k, _ in _places([len(queue) for _, queue in strata])[:wanted])
     times = {}
-    for (_, queue), count in zip(strata, _shares([len(queue) for _, queue in strata], wanted)):
-        times |= _drawn(queue, count, seed)
+    for k, (_, queue) in enumerate(strata):
+        times |= _drawn(queue, counts[k], seed)
     return times
 
 
@@ -186,10 +188,23 @@ def _stratum_names(people: pd.DataFrame, labels: list[str], kinds: dict[str, str
     parts = pd.Series("", index=people.index, dtype="str")
     for label in labels:
         column = people[label]
+        if column.isna().all():
+            raise ValueError(f"nobody has '{label}', by which the split is stratified")
         if kinds[label] == "regression":
-            column = pd.qcut(column.rank(method="first"), min(5, len(column)), labels=False)
+            column = _fifths(column)
         parts = parts + "/" + column.astype("str").fillna("")
     return parts
+
+
+def _fifths(numbers: pd.Series) -> pd.Series:
+    """The part from 0 to 4, by rank, that each known number falls in; fewer parts where fewer than five are known.
+
+    Those of `pandas.qcut` on the ranks, but that one known number is a part too; missing ones stay missing.
+    """
+    known = numbers.count()
+    places = (numbers.rank(method="first") - 1) * min(5, known)
+    parts = (-(-places // max(known - 1, 1)) - 1).clip(lower=0)
+    return parts.astype("int64") if known == len(numbers) else parts
 
 
 def _taken(strata: Strata, wanted: int, seed: int, role: str) -> list[str]:
@@ -241,5 +256,13 @@ def _folds(strata: Strata, k: int, seed: int) -> list[list[str]]:
 def _interleaved(strata: Strata) -> list[str]:
     """All persons such that any first part of the list has the proportions of the whole."""
     queues = [queue for _, queue in strata]
-    placed = [((i + 0.5) / len(queue), k, person) for k, queue in enumerate(queues) for i, person in enumerate(queue)]
-    return [person for _, _, person in sorted(placed)]
+    return [queues[k][i] for k, i in _places([len(queue) for queue in queues])]
+
+
+def _places(sizes: list[int]) -> list[tuple[int, int]]:
+    """(group, place in it) of all members, such that any first part of the list has the proportions of the whole.
+
+    So the first n + 1 are the first n and one more, which largest remainders do not warrant for three groups or more.
+    """
+    placed = sorted(((i + 0.5) / size, k, i) for k, size in enumerate(sizes) for i in range(size))
+    return [(k, i) for _, k, i in placed]

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import nibabel
 import numpy as np
@@ -44,8 +45,30 @@ def test_a_plan_that_cannot_run_names_every_problem_of_sweep_and_samplesheet(swe
     assert "did you mean 'diagnosis'?" in result.output and "did you mean 'lifespan'?" in result.output
 
 
+def test_classes_of_ones_own_in_the_launch_folder_and_their_values_are_checked(sweep, monkeypatch):
+    document = json.loads(sweep.read_text()) | {"trusted_modules": "my_steps"}
+    steps = [{"class_path": "my_steps.Still"}, {"class_path": "RandomNoise", "init_args": {"sd": 0.1}}]
+    document["stages"][1]["data"]["augment"] = steps
+    (sweep.parent / "my_steps.py").write_text("class Still:\n    def __init__(self):\n        pass\n")
+    monkeypatch.chdir(sweep.parent)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    sweep.write_text(json.dumps(document))
+    assert CliRunner().invoke(main, ["plan", str(sweep)]).exit_code == 0
+    steps[1]["init_args"]["sd"] = -1
+    sweep.write_text(json.dumps(document))
+    refused = CliRunner().invoke(main, ["plan", str(sweep)])
+    assert refused.exit_code == 1 and "RandomNoise: sd: expected" in refused.output
+
+
+def test_masks_that_a_recipe_asks_for_and_nobody_gives_are_told_before_anything_runs(sweep):
+    document = json.loads(sweep.read_text()) | {"recipes": {"default": {"mask": "own"}}}
+    sweep.write_text(json.dumps(document))
+    result = CliRunner().invoke(main, ["plan", str(sweep)])
+    assert result.exit_code == 1 and "recipes.default.mask: 60 of 60 scans have none: clinic/clinic-000/1/T1w" in result.output
+
+
 def test_help_explains_every_command():
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    for command in ("demo-cohort", "plan", "schema"):
+    for command in ("demo-cohort", "demo-series", "plan", "samplesheet", "schema", "show"):
         assert command in result.output

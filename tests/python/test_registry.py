@@ -23,7 +23,9 @@ def test_every_short_name_stands_for_a_class_that_is_there(kind):
 
 
 def test_an_unknown_name_is_told_with_the_nearest():
-    assert told("architecture", "ResNett") == ["here.class_path: unknown architecture 'ResNett' (did you mean 'ResNet'?)"]
+    assert told("architecture", "ResNett") == [
+        "here.class_path: unknown architecture 'ResNett' (did you mean 'ResNet'?)"
+    ]
 
 
 def test_an_argument_that_the_class_does_not_take_is_told_with_the_nearest():
@@ -42,6 +44,19 @@ def test_a_module_outside_the_trusted_ones_is_refused_unless_named():
     assert told("objective", "json.decoder.JSONDecoder", trusted=("json",)) == []
     with pytest.raises(InputError):
         registry.load("objective", "json.decoder.JSONDecoder")
+
+
+def test_a_source_that_is_no_python_is_told_with_its_file_and_line(tmp_path, monkeypatch):
+    (tmp_path / "lab_slips.py").write_text("class Net:\n    pass\n\ndef f(:\n")
+    (tmp_path / "lab_through.py").write_text("import lab_slips\n\nclass Net:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    trusted = ("lab_slips", "lab_through")
+    place = f"here.class_path: {tmp_path / 'lab_slips.py'}, line 4: "
+    assert [text.startswith(place) for text in told("architecture", "lab_slips.Net", trusted=trusted)] == [True]
+    with pytest.raises(InputError, match="lab_slips.py, line 4"):
+        registry.load("architecture", "lab_slips.Net", trusted)
+    with pytest.raises(InputError, match=r"cannot be imported: .*lab_slips.py, line 4"):
+        registry.load("architecture", "lab_through.Net", trusted)
 
 
 def test_checking_torch_classes_imports_no_torch():

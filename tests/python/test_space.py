@@ -11,6 +11,9 @@ from tlimb.search.classes import function_problems
 from tlimb.search.space import assign, candidate_of, expand, grid
 
 
+HISTOGRAM = {"class_path": "HistogramStandardisation"}
+
+
 def problems_of(document) -> str:
     with pytest.raises(InputError) as caught:
         grid(read_sweep(document))
@@ -42,7 +45,8 @@ def test_scratch_does_not_multiply_with_what_only_the_pretraining_has(document):
 
 
 def test_an_object_is_merged_unless_it_names_a_class():
-    base = {"architecture": {"class_path": "ResNet", "init_args": {"depth": 18}}, "stages": [{"name": "a", "x": {"y": 1, "z": 2}}]}
+    resnet = {"class_path": "ResNet", "init_args": {"depth": 18}}
+    base = {"architecture": resnet, "stages": [{"name": "a", "x": {"y": 1, "z": 2}}]}
     merged, _ = assign(base, "stages.a", {"x": {"y": 5}})
     assert merged["stages"][0] == {"name": "a", "x": {"y": 5, "z": 2}}
     replaced, _ = assign(base, "architecture", {"class_path": "SFCN"})
@@ -65,7 +69,8 @@ def test_values_that_belong_together_are_one_variant_of_the_whole_trial(document
         ],
         "stages.finetune.strategy": ["scratch", "full"],
     }
-    pairs = {(s["architecture"]["class_path"], s["stages"][0]["data"]["module"]["class_path"]) for s in grid(read_sweep(document))}
+    chosen = [(spec["architecture"], spec["stages"][0]["data"]["module"]) for spec in grid(read_sweep(document))]
+    pairs = {(architecture["class_path"], module["class_path"]) for architecture, module in chosen}
     assert pairs == {("ResNet", "CropCenterDataModule"), ("SFCN", "BaseDataModule")}
     document["search"]["space"]["*"] = [{"architectur": {}}, "SFCN"]
     text = problems_of(document)
@@ -141,8 +146,8 @@ def test_folds_inner_folds_repeats_and_replicates_make_trials_of_one_candidate(d
 
 
 @pytest.mark.parametrize("split, message", [
-    ({"scheme": "kfold", "test": 0.3}, "split.test: scheme 'kfold' does not use it: each of the folds is the test part once"),
-    ({"scheme": "nested", "validation": 0.3}, "split.validation: scheme 'nested' does not use it: each of the inner folds"),
+    ({"scheme": "kfold", "test": 0.3}, "test: scheme 'kfold' does not use it: each of the folds is the test part once"),
+    ({"scheme": "nested", "validation": 0.3}, "validation: scheme 'nested' does not use it: each of the inner folds"),
     ({"scheme": "holdout", "folds": 3}, "split.folds: scheme 'holdout' does not use it (leave it out)"),
     ({"scheme": "site", "file": "a.csv"}, "split.file: scheme 'site' does not use it"),
     ({"scheme": "file"}, "split.file: missing; the scheme 'file' needs a table of persons and roles"),
@@ -176,7 +181,8 @@ def test_an_earlier_stage_is_divided_once(document):
 def test_time_series_need_a_module_that_presents_them_and_images_another(document):
     document["recipes"] = {"default": {"kind": "series"}}
     text = problems_of(document)
-    assert "CropCenterDataModule presents images, and recipe 'default' makes time series (expected SeriesDataModule)" in text
+    message = "CropCenterDataModule presents images, and recipe 'default' makes time series (expected SeriesDataModule)"
+    assert message in text
     document["recipes"] = {"default": {}}
     document["stages"][1]["data"]["module"] = {"class_path": "SeriesDataModule"}
     assert "SeriesDataModule presents time series, and recipe 'default' makes images" in problems_of(document)
@@ -196,17 +202,66 @@ def test_the_classes_of_data_and_its_hooks_are_checked_with_their_paths(document
     assert "stages[0].data.normalise.class_path: module 'my_lab' is not trusted" in text
     assert "stages[0].data.augment[0].class_path: unknown augment 'RandomFlop' (did you mean 'RandomFlip'?)" in text
     assert "on_before_batch_transfer: no function tlimb.seeds.seed_four is defined (did you mean 'seed_for'?)" in text
-    assert "on_after_batch_transfer: module 'my_lab' is not trusted (name it in trusted_modules to allow my_lab.jitter)" in text
+    message = "module 'my_lab' is not trusted (name it in trusted_modules to allow my_lab.jitter)"
+    assert f"on_after_batch_transfer: {message}" in text
 
 
 def test_a_hook_is_found_in_its_module_without_importing_it(tmp_path, monkeypatch):
     (tmp_path / "lab_hooks.py").write_text("import does_not_exist\n\ndef jitter(batch):\n    return batch\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert function_problems("lab_hooks.jitter", "hooks", ["lab_hooks"]) == []
-    messages = [function_problems(path, "hooks", ["lab_hooks"])[0].message for path in ("lab_hooks.jiter", "jitter", "lab_hooks.no.jitter")]
-    assert messages == [
-        "no function lab_hooks.jiter is defined", "expected the import path of a function, found 'jitter'", "no module lab_hooks.no is found",
-    ]  # fmt: skip
+    paths = ("lab_hooks.jiter", "jitter", "lab_hooks.no.jitter")
+    assert [function_problems(path, "hooks", ["lab_hooks"])[0].message for path in paths] == [
+        "no function lab_hooks.jiter is defined",
+        "expected the import path of a function, found 'jitter'",
+        "no module lab_hooks.no is found",
+    ]
+
+
+def test_a_hook_may_be_a_name_that_its_package_imports_or_assigns(tmp_path, monkeypatch):
+    (tmp_path / "lab_named").mkdir()
+    source = "from .inner import jitter, shake as stir\n\nsame = jitter\n"
+    (tmp_path / "lab_named" / "__init__.py").write_text(source)
+    (tmp_path / "lab_named" / "open.py").write_text("from .inner import *\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("jitter", "stir", "same", "open.anything"):
+        assert function_problems(f"lab_named.{name}", "hooks", ["lab_named"]) == []
+    (problem,) = function_problems("lab_named.sti", "hooks", ["lab_named"])
+    assert problem.hint == "did you mean 'stir'?"
+
+
+def test_a_hook_in_a_source_that_is_no_python_is_told_with_its_file_and_line(tmp_path, monkeypatch):
+    (tmp_path / "lab_torn.py").write_text("def jitter(batch):\n    return batch]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem,) = function_problems("lab_torn.jitter", "hooks", ["lab_torn"])
+    assert str(problem).startswith(f"hooks: {tmp_path / 'lab_torn.py'}, line 2: ")
+
+
+@pytest.mark.parametrize("earlier, own", [
+    ({"class_path": "DatasetZScore"}, None),
+    (None, {"class_path": "DatasetZScore"}),
+    ({"class_path": "DatasetZScore"}, {"class_path": "HistogramStandardisation", "init_args": {"scale": [0, 2]}}),
+    (HISTOGRAM, HISTOGRAM | {"init_args": {"scale": [0, 2]}}),
+    (HISTOGRAM | {"init_args": {"scale": [0, 2], "refit": True}}, HISTOGRAM),
+])
+def test_a_stage_on_another_scale_of_intensities_than_its_encoder_is_refused(document, earlier, own):
+    document["stages"][0]["data"]["normalise"] = earlier
+    document["stages"][1]["data"]["normalise"] = own
+    text = problems_of(document)
+    assert "stages[1].data.normalise: expected that of stages[0], from whose encoder it starts" in text
+    assert all((spec["class_path"] if spec else "none") in text for spec in (earlier, own))
+    assert "(set stages.*.data.normalise)" in text
+    document["search"]["space"] = {"stages.finetune.strategy": ["scratch"]}
+    assert grid(read_sweep(document))
+
+
+def test_a_stage_may_fit_its_normaliser_again_or_name_its_class_by_path(document):
+    path = "tlimb.data.normalise.DatasetZScore"
+    document["stages"][0]["data"]["normalise"] = {"class_path": "DatasetZScore"}
+    document["stages"][1]["data"]["normalise"] = {"class_path": path, "init_args": {"refit": False}}
+    assert grid(read_sweep(document))
+    document["stages"][1]["data"]["normalise"] = HISTOGRAM | {"init_args": {"refit": True}}
+    assert grid(read_sweep(document))
 
 
 @settings(max_examples=25, deadline=None)
@@ -216,12 +271,14 @@ def test_a_hook_is_found_in_its_module_without_importing_it(tmp_path, monkeypatc
     seeds=st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True),
 )
 def test_a_grid_has_every_combination_once(rates, sizes, seeds):
+    space = {"stages.only.optimizer.init_args.lr": rates, "stages.*.batch_size": sizes}
     document = {
         "input": "x.csv",
         "stages": [{"name": "only", "targets": "age", "epochs": 1, "data": {"labelled": {"cohort": "c"}}}],
-        "search": {"seeds": seeds, "space": {"stages.only.optimizer.init_args.lr": rates, "stages.*.batch_size": sizes}},
+        "search": {"seeds": seeds, "space": space},
     }
     specs = grid(read_sweep(copy.deepcopy(document)))
-    found = {(s["stages"][0]["optimizer"]["init_args"]["lr"], s["stages"][0]["batch_size"], s["seed"]) for s in specs}
+    stages = [(spec["stages"][0], spec["seed"]) for spec in specs]
+    found = {(stage["optimizer"]["init_args"]["lr"], stage["batch_size"], seed) for stage, seed in stages}
     assert found == {(rate, size, seed) for rate in rates for size in sizes for seed in seeds}
     assert len({canonical_json(spec) for spec in specs}) == len(specs)

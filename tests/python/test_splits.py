@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tlimb.config import Split
 from tlimb.errors import InputError
 from tlimb.files import digest
-from tlimb.splits import divide, draw, require_disjoint, resolved
+from tlimb.splits import _fifths, _training, divide, draw, require_disjoint, resolved
 
 KINDS = {"dx": "classification", "age": "regression", "site": "classification"}
 SITES = [["berlin"], ["oslo"], ["seoul"]]
@@ -73,7 +73,12 @@ def test_everybody_has_one_role_whatever_the_scheme_and_the_order_of_rows(scheme
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(10, 200), classes=st.integers(1, 4), seed=st.integers(0, 2**31), shares=st.tuples(st.floats(0.1, 0.4), st.floats(0.1, 0.4)))
+@given(
+    n=st.integers(10, 200),
+    classes=st.integers(1, 4),
+    seed=st.integers(0, 2**31),
+    shares=st.tuples(st.floats(0.1, 0.4), st.floats(0.1, 0.4)),
+)
 def test_a_holdout_has_the_shares_or_the_numbers_of_persons_asked_for(n, classes, seed, shares):
     validation, test = shares
     roles = roles_of(people_of(n, classes), split_of(validation=validation, test=test, seed=seed))
@@ -97,7 +102,8 @@ def test_classes_are_shared_out_evenly_when_stratified(n, seed):
 @given(n=st.integers(12, 150), k=st.integers(2, 7), seed=st.integers(0, 2**31), stratify=strata)
 def test_folds_partition_the_persons_in_equal_parts_of_every_stratum_and_of_all(n, k, seed, stratify):
     people = people_of(n)
-    tests = [persons_of("test", roles_of(people, split)) for split in splits_of(scheme="kfold", folds=k, seed=seed, stratify=stratify, validation=0.1)]
+    splits = splits_of(scheme="kfold", folds=k, seed=seed, stratify=stratify, validation=0.1)
+    tests = [persons_of("test", roles_of(people, split)) for split in splits]
     assert len(tests) == k and sorted(itertools.chain(*tests)) == sorted(people.index)
     assert max(map(len, tests)) - min(map(len, tests)) <= 1
     names = people.assign(age=pd.qcut(people.loc[sorted(people.index), "age"].rank(method="first"), 5, labels=False))
@@ -230,6 +236,28 @@ def test_smaller_replicates_are_parts_of_larger_ones():
     assert (few <= many["times"].reindex(few.index)).all()
 
 
+@settings(max_examples=200, deadline=None)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5), seed=st.integers(0, 2**31), data=st.data())
+def test_one_more_draw_of_a_replicate_leaves_the_others_whatever_the_strata(sizes, seed, data):
+    """Each stratum has its share to within half a person for each stratum, and what it had for one draw fewer."""
+    strata = [(f"s{k}", [f"s{k}p{i}" for i in range(size)]) for k, size in enumerate(sizes)]
+    n = data.draw(st.integers(1, sum(sizes)))
+    fewer, more = (_training(strata, {"n": count, "replicate": 0}, seed) for count in (n - 1, n))
+    assert (sum(fewer.values()), sum(more.values())) == (n - 1, n)
+    assert all(more.get(person, 0) >= times for person, times in fewer.items())
+    for _, queue in strata:
+        drawn = sum(more.get(person, 0) for person in queue)
+        assert abs(drawn - n * len(queue) / sum(sizes)) <= max(1, len(sizes) / 2)
+
+
+def test_a_small_stratum_keeps_its_draw_when_one_more_is_asked_for():
+    """Largest remainders give 4, 4 and 2 of ten, but 5, 5 and 1 of eleven, of strata of 6, 6 and 2."""
+    strata = [(f"s{k}", [f"s{k}p{i}" for i in range(size)]) for k, size in enumerate((6, 6, 2))]
+    for seed in range(20):
+        ten, eleven = (_training(strata, {"n": n, "replicate": 0}, seed) for n in (10, 11))
+        assert all(eleven.get(person, 0) >= times for person, times in ten.items())
+
+
 def test_every_part_that_a_split_asks_for_stands_once():
     assert len(splits_of(repeats=3)) == 3
     assert len(splits_of(scheme="kfold", folds=4, repeats=2)) == 8
@@ -249,10 +277,12 @@ def test_counts_that_move_nobody_leave_no_trace_in_a_resolved_split():
 
 
 def test_repeats_divide_the_same_people_differently():
-    for scheme in ({"scheme": "holdout"}, {"scheme": "kfold", "fold": 0}, {"scheme": "nested", "fold": 0, "inner_fold": 0}):
+    nested = {"scheme": "nested", "fold": 0, "inner_fold": 0}
+    for scheme in ({"scheme": "holdout"}, {"scheme": "kfold", "fold": 0}, nested):
         found = [tuple(persons_of("test", roles_of(people_of(60), split))) for split in splits_of(**scheme, repeats=4)]
         assert len(set(found)) == 4
-    validations = [tuple(persons_of("validation", roles_of(people_of(60), s))) for s in splits_of(scheme="site", fold=0, repeats=3)]
+    site = [roles_of(people_of(60), split) for split in splits_of(scheme="site", fold=0, repeats=3)]
+    validations = [tuple(persons_of("validation", roles)) for roles in site]
     assert len(set(validations)) == 3
 
 
@@ -284,6 +314,22 @@ def test_a_number_is_stratified_by_fifths():
     roles = roles_of(people, split_of(stratify=["age"]))
     fifths = pd.qcut(people["age"], 5, labels=False)
     assert (fifths[persons_of("test", roles)].value_counts() == 4).all()
+
+
+@pytest.mark.parametrize("known", [2, 3, 4, 5, 6, 7, 11, 23, 50, 101])
+def test_fifths_are_those_of_quantiles_of_the_ranks(known):
+    numbers = pd.Series(np.random.default_rng(known).integers(0, 20, known).astype(float))
+    assert _fifths(numbers).equals(pd.qcut(numbers.rank(method="first"), min(5, known), labels=False))
+
+
+def test_a_number_that_few_or_none_have_is_told_or_a_stratum_of_its_own():
+    people = people_of(40).assign(age=np.nan)
+    with pytest.raises(ValueError, match="nobody has 'age', by which the split is stratified"):
+        roles_of(people, split_of(stratify=["age"]))
+    for known in (1, 2, 4):
+        people.loc[people.index[:known], "age"] = 50.0
+        assert _fifths(people["age"]).value_counts().to_dict() == dict.fromkeys(map(float, range(known)), 1)
+        assert len(roles_of(people, split_of(stratify=["age"]))) == 40
 
 
 def test_too_few_people_say_so():

@@ -16,7 +16,10 @@ from tlimb.search.suggest import suggest
 
 @pytest.fixture
 def recipes(table):
-    index = pd.DataFrame({"scan_id": table["scan_id"], "status": "ok", "digest": [f"{i:016x}" for i in range(len(table))], "content": [f"c{i:015x}" for i in range(len(table))], "chunk": [s[0] for s in table["cohort"]]})
+    rows = range(len(table))
+    digests = {"digest": [f"{i:016x}" for i in rows], "content": [f"c{i:015x}" for i in rows]}
+    chunks = [name[0] for name in table["cohort"]]
+    index = pd.DataFrame({"scan_id": table["scan_id"], "status": "ok", "chunk": chunks} | digests)
     return Recipes({"default": "5f0c3d9ab812"}, {"default": index})
 
 
@@ -77,7 +80,9 @@ def test_round_files_keep_their_contracts(document, table, labels, recipes, tmp_
 
 
 @pytest.mark.parametrize("split", [
-    {"scheme": "nested", "folds": 2, "inner_folds": 2}, {"scheme": "kfold", "folds": 2, "n": 5, "replicates": 2}, {"scheme": "site"},
+    {"scheme": "nested", "folds": 2, "inner_folds": 2},
+    {"scheme": "kfold", "folds": 2, "n": 5, "replicates": 2},
+    {"scheme": "site"},
 ])
 def test_files_of_folds_and_replicates_keep_their_contracts(document, table, labels, recipes, sites, split, tmp_path):
     document["split"] = split | {"stratify": ["diagnosis"]}
@@ -104,7 +109,9 @@ def test_training_never_sees_a_test_label(document, table, labels, recipes, tmp_
         assert pd.read_parquet(job / "table-test.parquet")["diagnosis"].notna().all()
 
 
-def test_permuted_test_labels_change_neither_trials_nor_what_training_is_given(document, table, labels, recipes, tmp_path):
+def test_permuted_test_labels_change_neither_trials_nor_what_training_is_given(
+    document, table, labels, recipes, tmp_path
+):
     document["split"]["stratify"] = []
     before = propose(document, table, labels, recipes)
     test = before.splits[before.splits["split"] == before.trials[0]["split"]].query("role == 'test'")["scan_id"]
@@ -236,7 +243,9 @@ def test_one_image_under_two_names_is_no_two_persons(document, table, labels, re
     index.loc[3, column] = index.loc[30, column]
     if column == "digest":
         del index["content"]
-    message = "scans clinic/clinic-003/1/T1w and lifespan/lifespan-006/1/T1w: the same image stands for clinic/clinic-003 and lifespan/lifespan-006"
+    scans = "clinic/clinic-003/1/T1w and lifespan/lifespan-006/1/T1w"
+    persons = "clinic/clinic-003 and lifespan/lifespan-006"
+    message = f"scans {scans}: the same image stands for {persons}"
     with pytest.raises(InputError, match=message):
         propose(document, table, labels, recipes)
 
@@ -303,7 +312,7 @@ def test_nested_trials_are_outer_times_inner_folds_and_say_which(document, table
     assert set(keys.values()) == {4}
 
 
-def test_replicates_of_several_sizes_make_learning_curves_with_validation_and_test_fixed(document, table, labels, recipes):
+def test_replicates_of_several_sizes_make_learning_curves_with_validation_and_test_fixed(document, table, labels):
     table = pd.concat([table[table["cohort"] == "lifespan"], *(copy_of(table, i) for i in range(5))], ignore_index=True)
     recipes = all_fine(table, ["default"])
     document["split"] |= {"replicates": 3}
@@ -312,8 +321,9 @@ def test_replicates_of_several_sizes_make_learning_curves_with_validation_and_te
     proposal = propose(document, table, labels, recipes)
     assert len(proposal.trials) == 4 * 2 * 3 and len({trial["candidate"] for trial in proposal.trials}) == 8
     assert len({trial["split"] for trial in proposal.trials}) == 6
-    held_out = [roles_in(proposal, trial["split"])[lambda roles: roles != "train"].to_dict() for trial in proposal.trials]
-    assert all(roles == held_out[0] for roles in held_out)
+    roles = [roles_in(proposal, trial["split"]) for trial in proposal.trials]
+    held_out = [one[one != "train"].to_dict() for one in roles]
+    assert all(one == held_out[0] for one in held_out)
     for trial in proposal.trials:
         rows = proposal.splits[(proposal.splits["split"] == trial["split"]) & (proposal.splits["role"] == "train")]
         assert rows["times"].sum() == trial["spec"]["split"]["n"]
@@ -324,7 +334,8 @@ def test_replicates_of_several_sizes_make_learning_curves_with_validation_and_te
 def copy_of(table: pd.DataFrame, number: int) -> pd.DataFrame:
     """The clinic's rows as those of other persons."""
     rows = table[table["cohort"] == "clinic"]
-    return rows.assign(**{key: rows[key].str.replace("clinic-", f"clinic-{number}-") for key in ("scan_id", "person", "subject")})
+    names = ("scan_id", "person", "subject")
+    return rows.assign(**{key: rows[key].str.replace("clinic-", f"clinic-{number}-") for key in names})
 
 
 def test_replicates_never_multiply_a_pretraining_even_where_it_must_be_disjoint(document, table, labels, recipes):
@@ -334,11 +345,14 @@ def test_replicates_never_multiply_a_pretraining_even_where_it_must_be_disjoint(
     document["search"] |= {"seeds": [0]}
     proposal = propose(document, table, labels, recipes)
     assert len(proposal.pretrainings) == 1
-    assert not any(person.startswith("clinic") for person in roles_in(proposal, proposal.pretrainings[0]["split"]).index)
+    earlier = roles_in(proposal, proposal.pretrainings[0]["split"])
+    assert not any(person.startswith("clinic") for person in earlier.index)
 
 
 @pytest.mark.parametrize("cohorts, distinct", [(["lifespan"], 1), (["lifespan", "clinic"], 3)])
-def test_folds_share_a_pretraining_exactly_where_they_hold_nobody_of_its_cohorts_out(document, table, labels, recipes, cohorts, distinct):
+def test_folds_share_a_pretraining_exactly_where_they_hold_nobody_of_its_cohorts_out(
+    document, table, labels, recipes, cohorts, distinct
+):
     document["stages"][0]["data"]["labelled"]["cohort"] = cohorts
     document["split"] = {"scheme": "kfold", "folds": 3, "stratify": ["diagnosis"]}
     document["search"] |= {"seeds": [0]}
@@ -361,7 +375,8 @@ def test_every_site_is_tested_on_once_and_is_named_in_the_trial(document, table,
         assert set(values[roles.index[roles == "test"]]) == {float(site)}
         assert float(site) not in set(values[roles.index[roles != "test"]])
     document["split"]["held_out"] = ["1", "3"]
-    assert {tuple(t["spec"]["split"]["held_out"]) for t in propose(document, table, labels, recipes).trials} == {("1", "3")}
+    trials = propose(document, table, labels, recipes).trials
+    assert {tuple(trial["spec"]["split"]["held_out"]) for trial in trials} == {("1", "3")}
 
 
 def test_what_cannot_be_held_out_is_told(document, table, labels, sites):
@@ -370,7 +385,8 @@ def test_what_cannot_be_held_out_is_told(document, table, labels, sites):
     document["split"] = {"scheme": "site", "held_out": ["1", "2", "3"]}
     assert "holds every site out" in problems_of(document, table, labels)
     document["split"] = {"scheme": "site", "column": "sitee"}
-    assert "split.column: no label column is called 'sitee' (did you mean 'site'?)" in problems_of(document, table, labels)
+    text = problems_of(document, table, labels)
+    assert "split.column: no label column is called 'sitee' (did you mean 'site'?)" in text
     document["split"] = {"scheme": "site", "column": "age"}
     assert "'age' is a quantity" in problems_of(document, table, labels)
     document["split"] = {"scheme": "site", "fold": 3}
@@ -395,12 +411,14 @@ def test_a_site_without_patients_cannot_be_tested_on_and_is_named(document, tabl
     table.loc[(table["cohort"] == "clinic") & (table["site"] == 2), "diagnosis"] = "control"
     document["split"] = {"scheme": "site"}
     text = problems_of(document, table, labels)
-    assert "stages.finetune (test on 2): too few people: nobody of class patient of 'diagnosis' is left for test" in text
+    message = "too few people: nobody of class patient of 'diagnosis' is left for test"
+    assert f"stages.finetune (test on 2): {message}" in text
 
 
 def test_a_split_file_gives_every_fold(document, table, labels, recipes):
     persons = table.loc[table["cohort"] == "clinic", "person"].tolist()
-    folds = {str(k): {"test": persons[4 * k : 4 * k + 4], "validation": persons[12:16], "train": persons[16:24]} for k in range(3)}
+    rest = {"validation": persons[12:16], "train": persons[16:24]}
+    folds = {str(k): {"test": persons[4 * k : 4 * k + 4]} | rest for k in range(3)}
     document["split"] = {"scheme": "file", "file": "splits.csv"}
     proposal = propose(document, table, labels, recipes, folds)
     for trial in proposal.trials:
@@ -443,7 +461,8 @@ def test_all_modalities_of_a_person_have_one_role_where_none_is_named(document, 
 
 def test_a_modality_that_a_cohort_lacks_or_a_recipe_cannot_take_is_told(document, modalities, labels):
     document["stages"][0]["data"]["labelled"]["modality"] = ["T1"]
-    assert "stages.pretrain.data.labelled.modality: no modality of clinic is called 'T1' (did you mean 'T1w'?)" in problems_of(document, modalities, labels)
+    text = problems_of(document, modalities, labels)
+    assert "pretrain.data.labelled.modality: no modality of clinic is called 'T1' (did you mean 'T1w'?)" in text
     bold = modalities.assign(modality=modalities["modality"].replace("T2w", "bold"))
     document["stages"][0]["data"]["labelled"]["modality"] = ["T1w"]
     document["stages"][1]["data"]["labelled"]["modality"] = ["bold"]
@@ -458,7 +477,8 @@ def test_a_leak_stops_the_run_whatever_made_the_splits(document, table, labels, 
     proposal = propose(document, table, labels, recipes)
     target = roles_in(proposal, proposal.trials[0]["split"])
     leak = target.index[target == "test"][0]
-    rows = pd.concat([proposal.splits, pd.DataFrame([{"split": proposal.pretrainings[0]["split"], "person": leak, "role": "train"}])])
+    leaked = {"split": proposal.pretrainings[0]["split"], "person": leak, "role": "train"}
+    rows = pd.concat([proposal.splits, pd.DataFrame([leaked])])
     with pytest.raises(InputError, match=f"person '{leak}' is held out there and takes part in pretraining"):
         require_no_leak(proposal.trials, proposal.pretrainings, rows)
 
@@ -492,7 +512,9 @@ def test_permuted_test_labels_move_nobody_in_nested_folds(document, table, label
     assert after.trials == before.trials and after.splits.equals(before.splits)
 
 
-def test_the_label_by_which_a_sampler_draws_is_handed_to_training_and_no_other(document, table, labels, recipes, tmp_path):
+def test_the_label_by_which_a_sampler_draws_is_handed_to_training_and_no_other(
+    document, table, labels, recipes, tmp_path
+):
     table = table.assign(site=["north", "south", "east"] * 20)
     labels |= {"site": {"kind": "classification", "classes": ["east", "north", "south"], "n": 60}}
     by_site = {"class_path": "BalancedSampler", "init_args": {"label": "site"}}
@@ -506,4 +528,55 @@ def test_the_label_by_which_a_sampler_draws_is_handed_to_training_and_no_other(d
             assert rows.groupby("role")["site"].count().to_dict() == {"test": 0, "train": 9, "validation": 5}
     by_site["init_args"]["label"] = "sight"
     text = problems_of(document, table, labels)
-    assert "stages.finetune.data.sampler.init_args.label: no label column is called 'sight' (did you mean 'site'?)" in text
+    place = "stages.finetune.data.sampler.init_args.label"
+    assert f"{place}: no label column is called 'sight' (did you mean 'site'?)" in text
+
+
+@pytest.mark.parametrize("number, scan", [(0, "lifespan/lifespan-006/1/T1w"), (1, "clinic/clinic-003/1/T1w")])
+def test_a_scan_without_the_label_by_which_a_sampler_draws_is_told_or_dropped(
+    document, table, labels, recipes, sites, number, scan
+):
+    stage, name = document["stages"][number]["data"], document["stages"][number]["name"]
+    stage["sampler"] = {"class_path": "BalancedSampler", "init_args": {"label": "site"}}
+    table.loc[table["scan_id"] == scan, "site"] = None
+    text = problems_of(document, table, labels)
+    assert f"stages.{name}.data.sampler.init_args.label: column 'site' is empty for 1 of" in text and scan in text
+    stage["labelled"]["missing"] = "drop"
+    kept = set(propose(document, table, labels, recipes).splits["scan_id"])
+    assert kept == set(table["scan_id"]) - {scan}
+
+
+def test_pretrainings_that_draw_by_other_labels_drop_their_own_scans_alone(document, table, labels, recipes, sites):
+    by_site = {"class_path": "BalancedSampler", "init_args": {"label": "site"}}
+    table.loc[40, "site"] = None
+    document["stages"][0]["data"]["labelled"]["missing"] = "drop"
+    document["search"] = {"seeds": [0], "space": {"stages.pretrain.data.sampler": [None, by_site]}}
+    proposal = propose(document, table, labels, recipes)
+    lost, rows = table["scan_id"][40], proposal.splits
+    for line in proposal.pretrainings:
+        scans = set(rows.loc[rows["split"] == line["split"], "scan_id"])
+        assert (lost in scans) == (line["spec"]["stage"]["data"]["sampler"] is None)
+    assert len(proposal.pretrainings) == 2
+
+
+def test_candidates_whose_samplers_drop_other_scans_are_refused(document, table, labels, recipes, sites):
+    by_site = {"class_path": "BalancedSampler", "init_args": {"label": "site"}}
+    document["stages"][1]["data"]["labelled"]["missing"] = "drop"
+    document["search"]["space"] = {"stages.finetune.data.sampler": [None, by_site]}
+    assert len({trial["split"] for trial in propose(document, table, labels, recipes).trials}) == 1
+    table.loc[3, "site"] = None
+    assert "candidates would not be measured on the same people" in problems_of(document, table, labels)
+
+
+@pytest.mark.parametrize("label", ["age", "years"])
+def test_classes_are_not_balanced_by_a_quantity(document, table, labels, label):
+    table["years"] = table["age"]
+    labels["years"] = labels["age"]
+    sampler = {"class_path": "BalancedSampler", "init_args": {"label": label}}
+    document["stages"][0]["data"]["sampler"] = sampler
+    place = "stages.pretrain.data.sampler.init_args.label"
+    message = f"{place}: '{label}' is a quantity; BalancedSampler draws classes equally often"
+    assert message in problems_of(document, table, labels)
+    weighted = {"class_path": "WeightedSampler", "init_args": {"label": label}}
+    document["stages"][0]["data"]["sampler"] = weighted
+    assert propose(document, table, labels, all_fine(table, ["default"])).trials

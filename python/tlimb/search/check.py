@@ -12,7 +12,7 @@ from tlimb.errors import InputError
 from tlimb.search.preprocessed import all_fine
 from tlimb.search.space import grid
 from tlimb.search.suggest import Proposal, suggest
-from tlimb.search.uses import scans_by_recipe
+from tlimb.search.uses import file_problems, scans_by_recipe
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ def check_inputs(document, files: Files, trusted=()) -> Inputs:
     split_file = summary["split_file"]
     proposal = suggest(sweep, cohort.table, summary["labels"], recipes, trusted=trusted, split_file=split_file)
     scans = scans_by_recipe(sweep, [trial["spec"] for trial in proposal.trials], cohort.table)
+    problems = file_problems(sweep, scans)
+    if problems:
+        raise InputError(problems)
     unused = [f"recipe '{name}' is used by no stage" for name in sweep.recipes if name not in scans]
     told = replace(cohort, summary=summary | {"warnings": summary["warnings"] + unused})
     used = sweep.model_copy(update={"recipes": {name: sweep.recipes[name] for name in scans}})

@@ -1,8 +1,6 @@
 """The classes and functions that a trial names, found and checked without importing them."""
 
 import ast
-from importlib.util import find_spec
-from pathlib import Path
 
 from tlimb import registry
 from tlimb.errors import Problem, nearest
@@ -35,29 +33,33 @@ def _of_stage(stage: dict, where: str) -> list[tuple[str, str, dict | None]]:
 
 
 def function_problems(path: str, where: str, trusted=()) -> list[Problem]:
-    """The problems of a function named by import path: its module's trust, and that it is defined there."""
+    """The problems of a function named by import path: its module's trust, and that something is so called there.
+
+    What a module imports or assigns may be a function; the import of it will tell.
+    """
     module, _, name = path.rpartition(".")
-    root = path.split(".")[0]
     if not module:
         return [Problem(where, f"expected the import path of a function, found '{path}'", "as in my_lab.hooks.jitter")]
-    if root not in (*registry.TRUSTED, *trusted):
-        return [Problem(where, f"module '{root}' is not trusted", f"name it in trusted_modules to allow {path}")]
-    source = _source(module)
-    if source is None:
+    problems = registry.trust_problems(path, where, trusted)
+    if problems:
+        return problems
+    try:
+        body = registry.statements(module)
+    except SyntaxError as error:
+        return [registry.syntax_problem(where, error)]
+    if body is None:
         return [Problem(where, f"no module {module} is found")]
-    body = ast.parse(source.read_text(encoding="utf-8")).body
-    functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
-    return [] if name in functions else [Problem(where, f"no function {path} is defined", nearest(name, functions))]
+    names = [name for node in body for name in _bound(node)]
+    known = name in names or "*" in names
+    return [] if known else [Problem(where, f"no function {path} is defined", nearest(name, names))]
 
 
-def _source(module: str) -> Path | None:
-    """The file of a module; only its top-level package is looked up, nothing is imported."""
-    root, *rest = module.split(".")
-    spec = find_spec(root)
-    if spec is None:
-        return None
-    if not rest:
-        return Path(spec.origin) if spec.origin else None
-    bases = [Path(place, *rest) for place in spec.submodule_search_locations or []]
-    files = [file for base in bases for file in (base.with_suffix(".py"), base / "__init__.py")]
-    return next((file for file in files if file.is_file()), None)
+def _bound(node: ast.stmt) -> list[str]:
+    """The names that a statement binds to what may be a function; "*" for any."""
+    if isinstance(node, ast.FunctionDef):
+        return [node.name]
+    if isinstance(node, ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return []

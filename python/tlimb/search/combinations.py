@@ -1,7 +1,7 @@
 """Combinations of settings that no single variant shows to be impossible."""
 
 from tlimb import registry
-from tlimb.config import Split, TrialBase
+from tlimb.config import ClassSpec, Split, TrialBase
 from tlimb.errors import Problem
 from tlimb.files import canonical_json
 from tlimb.splits import ALWAYS, USED
@@ -33,6 +33,8 @@ def combination_problems(trial: TrialBase, recipes: dict) -> list[Problem]:
     for i, stage in enumerate(trial.stages):
         problems += _objective_problems(stage, i) + _module_problems(stage, recipes[stage.data.recipe].kind, i)
         problems += _axes_problems(trial.architecture, stage, i)
+        if i and stage.strategy != "scratch":
+            problems += _normaliser_problems(trial.stages[i - 1].data.normalise, stage.data.normalise, i)
         if stage.split is not None and i < len(trial.stages) - 1:
             problems += _earlier_split_problems(stage.split, f"stages[{i}].split")
     used = {stage.data.recipe for stage in trial.stages}
@@ -126,8 +128,25 @@ def _axes_problems(architecture, stage, i: int) -> list[Problem]:
     if takes is None or given is None or given == takes:
         return []
     network = f"{architecture.class_path} takes {DIMENSIONS.get(takes, takes)}"
-    hint = "give both together, as variants of the key '*'; `slices` of CropCenterDataModule and `dims` of ResNet decide"
+    hint = "give both together, as variants of the key '*': `slices` of CropCenterDataModule, `dims` of ResNet"
     return [Problem(f"stages[{i}].data.module", f"{network}, and this module gives {DIMENSIONS[given]}", hint)]
+
+
+def _normaliser_problems(earlier: ClassSpec | None, own: ClassSpec | None, i: int) -> list[Problem]:
+    """An encoder knows intensities on the scale it was trained with; another one must be asked for with `refit`."""
+    if (own is not None and own.init_args.get("refit")) or _plain(earlier) == _plain(own):
+        return []
+    before, found = ("none" if spec is None else canonical_json(spec.model_dump()) for spec in (earlier, own))
+    message = f"expected that of stages[{i - 1}], from whose encoder it starts, {before}, found {found}"
+    return [Problem(f"stages[{i}].data.normalise", message, "set stages.*.data.normalise")]
+
+
+def _plain(normaliser: ClassSpec | None) -> tuple[str, dict] | None:
+    """What decides whether two normalisers are alike: class and arguments but for `refit`."""
+    if normaliser is None:
+        return None
+    arguments = {key: value for key, value in normaliser.init_args.items() if key != "refit"}
+    return registry.locate("normalise", normaliser.class_path), arguments
 
 
 def comparison_problems(specs) -> list[Problem]:

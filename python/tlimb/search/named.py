@@ -2,11 +2,13 @@
 
 import pandas as pd
 
+from tlimb import registry
 from tlimb.config import Sweep
 from tlimb.errors import Problem, nearest
 from tlimb.evaluation.metrics import METRICS
 from tlimb.modality import kind_of
-from tlimb.search.scans import labels_of
+
+BALANCED = registry.SHORT_NAMES["sampler"]["BalancedSampler"]
 
 
 class Names:
@@ -39,10 +41,25 @@ class Names:
         good += [
             self.check(f"{where}.data.labelled.cohort", "cohort", name, self._cohorts) for name in labelled["cohort"]
         ]
-        drawn_by = [name for name in labels_of(stage) if name not in stage["targets"]]
-        good += [self.check(f"{where}.data.sampler.init_args.label", "label column", name, self.labels) for name in drawn_by]
+        good.append(self._check_sampler(f"{where}.data.sampler", stage))
         good += [self._check_modality(stage, name) for name in labelled["modality"] or [] if all(good)]
         return all(good) and (split is None or self.check_split(f"{where}.split", split))
+
+    def _check_sampler(self, where: str, stage: dict) -> bool:
+        """Whether the label that a stage's sampler draws by is there, and has classes where these are balanced."""
+        sampler = stage["data"]["sampler"]
+        name = sampler["init_args"].get("label") if sampler else None
+        if not isinstance(name, str):
+            return True
+        if name not in self.labels:
+            return name in stage["targets"] or self.check(f"{where}.init_args.label", "label column", name, self.labels)
+        balanced = registry.locate("sampler", sampler["class_path"]) == BALANCED
+        if not balanced or self.labels[name]["kind"] == "classification":
+            return True
+        hint = f'if its numbers are names, say "labels": {{"{name}": "classification"}}'
+        message = f"'{name}' is a quantity; {sampler['class_path']} draws classes equally often"
+        self.problems.append(Problem(f"{where}.init_args.label", message, hint))
+        return False
 
     def _check_modality(self, stage: dict, name: str) -> bool:
         where, data = f"stages.{stage['name']}.data.labelled.modality", stage["data"]

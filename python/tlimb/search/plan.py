@@ -29,10 +29,13 @@ class Plan:
 def plan_of(path: Path, trusted=()) -> Plan:
     """The plan of the sweep at `path`; raises InputError with everything that would stop the run."""
     document = read_json(path)
+    if isinstance(document, dict):
+        trusted = (*trusted, *filter(None, str(document.get("trusted_modules") or "").split(",")))
     inputs = check_inputs(document, _files(document, path), trusted)
     shapes = {name: _shape(recipe) for name, recipe in inputs.sweep.recipes.items()}
     stores = {name: 2 * len(inputs.scans[name]) * prod(shape) for name, shape in shapes.items()}
-    return Plan(inputs.sweep, inputs.cohort.summary, inputs.proposal, stores, _model_bytes(inputs.proposal, shapes, trusted))
+    models = _model_bytes(inputs.proposal, shapes, trusted)
+    return Plan(inputs.sweep, inputs.cohort.summary, inputs.proposal, stores, models)
 
 
 def _shape(recipe) -> tuple[int, ...]:
@@ -47,7 +50,10 @@ def _shape(recipe) -> tuple[int, ...]:
 
 
 def _model_bytes(proposal: Proposal, shapes: dict, trusted) -> int:
-    """Bytes of the weights of every encoder and model; networks are laid out without memory for them."""
+    """Bytes of the weights of every encoder and model; networks are laid out without memory for them.
+
+    Modules and augmentations are made too, so that values which only they can judge are told here.
+    """
     import torch
 
     from tlimb import registry
@@ -65,6 +71,8 @@ def _model_bytes(proposal: Proposal, shapes: dict, trusted) -> int:
             with torch.device("meta"):
                 network = build_network(architecture, images.input_shape(shapes[recipe]), {"target": 1}, 0, trusted)
             sizes[key] = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+        for augment in stage["data"]["augment"]:
+            registry.load("augment", augment["class_path"], trusted)(**augment["init_args"])
         total += sizes[key]
     return total
 
@@ -91,6 +99,17 @@ def _found(key: str, name, path: Path) -> Path:
     return found[0]
 
 
+def _part(split: dict) -> str:
+    """Which of the parts that a sweep asks for a resolved split is: `nested, fold 0, inner fold 2`."""
+    keys = ("n", "repeat", "fold", "inner_fold", "held_out", "replicate")
+    facts = [(key, split[key]) for key in keys if split[key] is not None and (key, split[key]) != ("repeat", 0)]
+    return ", ".join([split["scheme"], *(f"{key.replace('_', ' ')} {_listed(value)}" for key, value in facts)])
+
+
+def _listed(value) -> str:
+    return " and ".join(value) if isinstance(value, list) else str(value)
+
+
 def describe(plan: Plan) -> str:
     """The plan in a few lines of text."""
     trials, pretrainings = plan.proposal.trials, plan.proposal.pretrainings
@@ -102,15 +121,16 @@ def describe(plan: Plan) -> str:
         f"{plan.summary['scans']} scans of {plan.summary['persons']} persons: "
         + ", ".join(f"{name} {part['scans']}" for name, part in plan.summary["cohorts"].items()),
     ]
-    splits = sorted({trial["split"] for trial in trials})
-    for split in splits[:SPLITS]:
+    splits = {trial["split"]: _part(trial["spec"]["split"]) for trial in trials}
+    for split, part in list(splits.items())[:SPLITS]:
         parts = ", ".join(f"{role} {count}" for (name, role), count in sorted(roles.items()) if name == split)
-        lines.append(f"split {split} of the last stage, scans: {parts}")
+        lines.append(f"last stage, {part}: scans {parts}")
     if len(splits) > SPLITS:
         lines.append(f"and {len(splits) - SPLITS} splits more")
     for name, size in plan.store_bytes.items():
         lines.append(f"store '{name}': {size / 1e9:.2f} GB")
     lines.append(f"weights of encoders and models: {plan.model_bytes / 1e9:.2f} GB")
     total = sum(plan.store_bytes.values()) + plan.model_bytes
-    lines.append(f"disk: about {total / 1e9:.2f} GB in outdir, and twice that in the work directory until it is cleaned")
+    twice = "and twice that in the work directory until it is cleaned"
+    lines.append(f"disk: about {total / 1e9:.2f} GB in outdir, {twice}")
     return "\n".join(lines + [f"warning: {text}" for text in plan.summary["warnings"]])

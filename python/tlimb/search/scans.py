@@ -28,13 +28,15 @@ class StageScans:
         self._kind = self.table["modality"].map(kind_of)
 
     def eligible(self, stage: dict, split: dict) -> pd.DataFrame:
-        """The preprocessed scans of a stage that have its targets and, where sites are held out, a site.
+        """The preprocessed scans of a stage with its targets, its sampler's label and, where one is held out, a site.
 
         Rows of the table with the column `chunk`; the label ``split["column"]`` becomes text.
         """
         labelled = stage["data"]["labelled"]
         scans = self._preprocessed(self.named(stage, labelled["cohort"]), stage)
         scans = self._with_labels(scans, stage, f"stages.{stage['name']}.targets", stage["targets"])
+        drawn_by = [name for name in labels_of(stage) if name not in stage["targets"]]
+        scans = self._with_labels(scans, stage, f"stages.{stage['name']}.data.sampler.init_args.label", drawn_by)
         if split["scheme"] == "site":
             scans = self._with_labels(scans, stage, "split.column", [split["column"]])
             scans = scans.assign(**{split["column"]: as_text(scans[split["column"]])})

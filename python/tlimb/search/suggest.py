@@ -88,6 +88,7 @@ class _Planner:
         self.scans = StageScans(sweep, table, labels, recipes, self.problems)
         self._folds = [split_file[name] for name in sorted(split_file or {}, key=lambda name: (len(name), name))]
         self._made: dict[str, _Split | None] = {}
+        self._measured: dict[str, str] = {}
         self._earlier: dict[tuple[str, str], _Split | None] = {}
         self._sites: dict[str, list[list[str]]] = {}
         self._eligible: dict[str, pd.DataFrame] = {}
@@ -123,9 +124,14 @@ class _Planner:
     def target_split(self, spec: dict) -> _Split | None:
         """The split of the last stage, with the external cohorts."""
         stage = spec["stages"][-1]
-        key = digest([stage["data"]["labelled"], stage["data"]["recipe"], stage["targets"], spec["split"]])
+        asked = digest([stage["data"]["labelled"], stage["data"]["recipe"], stage["targets"], spec["split"]])
+        key = digest([asked, labels_of(stage)])
         if key not in self._made:
-            self._made[key] = self._divide(stage, spec["split"], external=self.sweep.evaluate.external)
+            self._made[key] = made = self._divide(stage, spec["split"], external=self.sweep.evaluate.external)
+            if made is not None and self._measured.setdefault(asked, made.id) != made.id:
+                message = "scans without it are dropped, so that candidates would not be measured on the same people"
+                hint = "fill the label, or draw by the same one everywhere"
+                self.problems.append(Problem(f"stages.{stage['name']}.data.sampler.init_args.label", message, hint))
         return self._made[key]
 
     def chain(self, spec: dict, target: _Split) -> list[dict] | None:
@@ -147,11 +153,11 @@ class _Planner:
     def _earlier_split(self, stage: dict, target: _Split) -> _Split | None:
         """The split of a stage before the last; it depends on the target's through the people it must bar alone."""
         labelled, recipe = stage["data"]["labelled"], stage["data"]["recipe"]
-        own = digest([labelled, recipe, stage["targets"], stage["split"], stage["disjoint"]])
+        own = digest([labelled, recipe, stage["targets"], labels_of(stage), stage["split"], stage["disjoint"]])
         if (own, target.id) not in self._earlier:
             barred = target.everyone if stage["disjoint"] else target.held_out
             barred &= frozenset(self.table.loc[self.table["cohort"].isin(labelled["cohort"]), "person"])
-            key = digest([labelled, recipe, stage["targets"], stage["split"], sorted(barred)])
+            key = digest([labelled, recipe, stage["targets"], labels_of(stage), stage["split"], sorted(barred)])
             if key not in self._made:
                 known = self.names.check_stage(stage, stage["split"])
                 self._made[key] = self._divide(stage, stage["split"], barred) if known else None
@@ -178,7 +184,7 @@ class _Planner:
 
     def _divide(self, stage: dict, split: dict, barred=frozenset(), external=()) -> _Split | None:
         labelled, recipe = stage["data"]["labelled"], stage["data"]["recipe"]
-        key = digest([labelled, recipe, stage["targets"], split["scheme"], split["column"]])
+        key = digest([labelled, recipe, stage["targets"], labels_of(stage), split["scheme"], split["column"]])
         if key not in self._eligible:
             self._eligible[key] = self.scans.eligible(stage, split)
         scans = self._eligible[key][lambda rows: ~rows["person"].isin(barred)]

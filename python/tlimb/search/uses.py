@@ -1,8 +1,10 @@
-"""Which scans each recipe has to prepare: those that some stage of some trial, or an external cohort, may use with it."""
+"""Which scans each recipe has to prepare: those that a stage of a trial, or an external cohort, may use with it."""
 
 import pandas as pd
 
 from tlimb.config import Sweep
+from tlimb.errors import Problem
+from tlimb.labels import some
 from tlimb.modality import kind_of
 
 
@@ -25,3 +27,17 @@ def scans_by_recipe(sweep: Sweep, specs: list[dict], table: pd.DataFrame) -> dic
                 chosen &= table["modality"].isin(modalities)
             wanted[data["recipe"]] = wanted.get(data["recipe"], False) | chosen
     return {name: table[wanted[name]] for name in sweep.recipes if name in wanted}
+
+
+def file_problems(sweep: Sweep, scans: dict[str, pd.DataFrame]) -> list[Problem]:
+    """Scans without the mask or the table of confounds that their recipe asks for. scans: as of `scans_by_recipe`."""
+    problems = []
+    for name, rows in scans.items():
+        recipe = sweep.recipes[name]
+        asked = recipe.kind == "volume" and recipe.mask == "own", recipe.kind == "series" and bool(recipe.confounds)
+        for key in [key for key, wanted in zip(("mask", "confounds"), asked) if wanted]:
+            lacking = rows.loc[rows[key].isna(), "scan_id"]
+            if len(lacking):
+                message = f"{len(lacking)} of {len(rows)} scans have none: {some(lacking)}"
+                problems.append(Problem(f"recipes.{name}.{key}", message, f"fill the samplesheet's column '{key}'"))
+    return problems
