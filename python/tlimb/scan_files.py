@@ -51,7 +51,7 @@ def file_problems(sheet: Sheet, scans: pd.DataFrame) -> tuple[list[Problem], lis
         elif problem and os.path.isdir(path):
             hint = "leave subject empty to read a folder as a BIDS dataset"
             problems.append(Problem(where, f"{path}: expected a file, found a folder", hint))
-        elif problem and row in sheet.listed:
+        elif problem and row in sheet.listed and os.path.isfile(path):
             warnings.append(f"{sheet.name(row)} will be left out: {problem}")
         elif problem:
             problems.append(Problem(where, f"{path}: {problem}"))
