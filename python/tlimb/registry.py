@@ -134,6 +134,14 @@ def statements(module: str) -> list[ast.stmt] | None:
     return None if source is None else ast.parse(source.read_bytes(), filename=str(source)).body
 
 
+def normaliser_key(spec: dict | None) -> tuple[str, dict] | None:
+    """What decides whether two normalisers are alike: class and arguments but for `refit`; None for none."""
+    if spec is None:
+        return None
+    arguments = {key: value for key, value in spec["init_args"].items() if key != "refit"}
+    return locate("normalise", spec["class_path"]), arguments
+
+
 def source_digest(module: str) -> str:
     """A digest of the source files of a top-level module or package, found without importing it; empty for none."""
     spec = find_spec(module)

@@ -95,5 +95,20 @@ def noisier(batch, training):
     return (batch[0] + noise if training else batch[0]), batch[1]
 
 
+def scaled(batch, factor=2.0):
+    """Times a factor that has a default."""
+    return batch[0] * factor, batch[1]
+
+
+def told(batch, factor=1.0, *, training=False):
+    """Adds 1 while training; told by name."""
+    return batch[0] * factor + training, batch[1]
+
+
+def marked(batch, part):
+    """Adds 1 while training, whatever it calls that."""
+    return batch[0] + part, batch[1]
+
+
 def nothing():
     """Takes no batch."""

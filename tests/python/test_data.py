@@ -1,6 +1,7 @@
 """What a network sees: crops and slices, labels and their scaling, batches and their order."""
 
 import inspect
+import math
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_a_volume_smaller_than_the_crop_is_padded_where_asked_for():
     assert np.array_equal(flat[0, 1:5], VOLUME[:, :, 3]) and flat.shape == (1, 6, 6)
 
 
-@pytest.mark.parametrize("zoom", [0.5, 0.7, 1.5])
+@pytest.mark.parametrize("zoom", [0.5, 1.25, 1.5])
 def test_zoom_is_scipys_linear_zoom_between_the_same_edges(zoom):
     volume = np.random.default_rng(0).normal(size=(12, 10, 8)).astype("float32")
     expected = ndimage.zoom(volume, zoom, order=1, mode="nearest", grid_mode=True)
@@ -106,6 +107,26 @@ def test_half_the_zoom_is_the_mean_of_eight_voxels():
     np.testing.assert_allclose(small, VOLUME.reshape(2, 2, 3, 2, 4, 2).mean(axis=(1, 3, 5)))
     with pytest.raises(InputError, match="module.init_args.zoom"):
         BaseDataModule(zoom=0)
+
+
+@pytest.mark.parametrize("zoom", [0.25, 0.3, 0.7])
+def test_a_smaller_voxel_grid_is_the_mean_of_all_that_each_voxel_covers(zoom):
+    volume = np.random.default_rng(0).normal(size=(12, 10, 8)).astype("float32")
+    found = resized(volume[None], zoom)[0]
+    assert found.shape == tuple(round(size * zoom) for size in volume.shape)
+    for place in np.ndindex(found.shape):
+        box = [
+            slice(math.floor(i * have / want), math.ceil((i + 1) * have / want))
+            for i, have, want in zip(place, volume.shape, found.shape)
+        ]
+        assert found[place] == pytest.approx(volume[tuple(box)].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_no_voxel_is_lost_where_a_volume_becomes_much_smaller(place):
+    volume = np.zeros((1, 8, 8, 8), dtype="float16")
+    volume[:, :, :, place] = 1
+    assert resized(volume, 0.25).mean() == volume.mean(dtype="float64") == 1 / 8
 
 
 def presented(module, training: bool, n: int = 5) -> torch.Tensor:
@@ -238,6 +259,11 @@ def test_a_hook_takes_a_batch_alone_or_with_its_part():
     batch = torch.zeros(2, 1), []
     assert load_hook("own_data.brighter", "x", ["own_data"])(batch, True)[0].tolist() == [[0.5], [0.5]]
     assert load_hook("own_data.noisier", "x", ["own_data"])(batch, False)[0].tolist() == [[0], [0]]
+    for training in (True, False):
+        assert load_hook("own_data.scaled", "x", ["own_data"])((batch[0] + 3, []), training)[0].tolist() == [[6], [6]]
+        for name in ("told", "marked"):
+            found = load_hook(f"own_data.{name}", "x", ["own_data"])(batch, training)[0]
+            assert found.tolist() == [[float(training)]] * 2
     assert load_hook(None, "x") is None
     with pytest.raises(InputError, match="takes neither"):
         load_hook("own_data.nothing", "x", ["own_data"])

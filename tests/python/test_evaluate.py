@@ -1,7 +1,9 @@
 """Predictions and scores of saved models."""
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,17 @@ import torch
 from contracts import check_json, check_table
 from training_jobs import make_people, make_store, pack_job, roles, stage, trial_line
 
+from tlimb.data.dataset import ScanDataset
+from tlimb.data.images import Images
+from tlimb.data.modules import CropCenterDataModule
+from tlimb.data.view import View
 from tlimb.errors import InputError
-from tlimb.evaluation.predict import Bootstrap, evaluate, read_model
+from tlimb.evaluation.predict import Bootstrap, evaluate, predict, read_model
 from tlimb.files import read_json
 from tlimb.scenarios.device import set_up_torch
 from tlimb.scenarios.finetune import finetune
 from tlimb.scenarios.results import Settings
+from tlimb.store import Store
 
 CPU = torch.device("cpu")
 QUICK = Bootstrap(resamples=50)
@@ -92,6 +99,50 @@ def test_test_labels_change_the_truth_and_nothing_else(world, tmp_path):
     )
     assert (before["truth"] == 1 - after["truth"]).all()
     assert before["probabilities"].map(list).equals(after["probabilities"].map(list))
+
+
+def test_a_dataset_is_told_no_label_in_prediction(world):
+    model, store = read_model(world / "models" / TRIALS[0]["id"]), Store(world / "store")
+    part = pd.read_parquet(world / "job" / "table-test.parquet").assign(age=50.0, site="north")
+    module = CropCenterDataModule(slices="axial")
+    told = []
+
+    def dataset(rows, targets, images):
+        told.append(rows)
+        return ScanDataset(rows, targets, images)
+
+    images = Images(store, module, part["scan_id"])
+    view = View(images, module.input_shape(store.shape), module, dataset)
+    table = predict(model.network, model.targets, part, view, CPU)
+    assert list(told[0]) == ["scan_id", "person", "diagnosis"] and told[0]["diagnosis"].isna().all()
+    assert table["truth_label"].tolist() == part.sort_values("scan_id")["diagnosis"].tolist()
+
+
+def test_evaluation_keeps_the_images_of_one_view_at_a_time(world, tmp_path, monkeypatch):
+    planes = [{"class_path": "CropCenterDataModule", "init_args": {"slices": plane}} for plane in ("axial", "coronal")]
+    stages = [stage("finetune", "diagnosis", strategy="scratch", epochs=1, module=planes[k]) for k in (0, 1, 0, 1)]
+    trials = [trial_line(one, seed=seed) for seed, one in enumerate(stages)]
+    table = roles(make_people("clinic", 20, seed=1), 5, 5)
+    pack_job(tmp_path / "job", table, trials)
+    alive = counted_images(monkeypatch)
+    finetune(tmp_path / "job", world / "store", None, tmp_path / "models", Settings(CPU))
+    gc.collect()
+    evaluate(tmp_path / "job", world / "store", tmp_path / "models", tmp_path / "scores", QUICK, CPU)
+    assert alive == [1, 1, 1, 1]
+    assert all((tmp_path / "scores" / trial["id"] / "predictions-test.parquet").exists() for trial in trials)
+
+
+def counted_images(monkeypatch) -> list[int]:
+    """How many sets of images are held whenever one more is made, that one counted."""
+    held, alive, make = weakref.WeakSet(), [], Images.__init__
+
+    def count(self, *arguments, **named):
+        make(self, *arguments, **named)
+        held.add(self)
+        alive.append(len(held))
+
+    monkeypatch.setattr(Images, "__init__", count)
+    return alive
 
 
 def test_a_regression_is_predicted_in_the_labels_unit(tmp_path):

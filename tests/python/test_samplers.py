@@ -55,6 +55,13 @@ def test_a_number_may_be_the_weight_itself():
     assert list(WeightedSampler(rows, 0, "finetune", "weight")) == [1, 1, 1]
 
 
+def test_a_number_that_is_a_class_is_weighted_by_its_name():
+    rows = pd.DataFrame({"scan_id": list("xyz"), "sex": [0.0, 1.0, 0.0]})
+    assert list(WeightedSampler(rows, 0, "finetune", "sex", {"0": 0, "1": 2})) == [1, 1, 1]
+    with pytest.raises(InputError, match="no weight for the class '0'"):
+        WeightedSampler(rows, 0, "finetune", "sex", {"1": 2})
+
+
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 5), st.integers(1, 5))
 @settings(deadline=None)
 def test_pairs_show_the_longer_side_once_and_the_other_in_even_rounds(n, m, one, two):
@@ -106,5 +113,8 @@ def test_what_a_sampler_cannot_use_is_named():
     for weights, message in wrong:
         with pytest.raises(InputError, match=message):
             WeightedSampler(rows, 0, "finetune", "diagnosis", weights)
+    for bad in (None, float("nan"), float("inf"), "much"):
+        with pytest.raises(InputError, match="weights are not finite, negative or all 0"):
+            WeightedSampler(rows, 0, "finetune", "diagnosis", {"a": 1, "b": bad})
     with pytest.raises(InputError, match="found 0 and 2"):
         PairedSampler([], [1, 2], (1, 1), 0, "finetune")

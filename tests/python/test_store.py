@@ -143,6 +143,16 @@ def test_a_truncated_array_is_told_by_its_name(tmp_path):
             Store(tmp_path).gather(["c/a/1/T1w"])
 
 
+def test_an_array_shorter_than_its_index_and_a_damaged_index_are_told_by_name(tmp_path):
+    write_shard(tmp_path, "0", np.zeros((1, *SHAPE)), [row("c/a/1/T1w", 0), row("c/b/1/T1w", 1)], header("0", 2))
+    with pytest.raises(InputError, match=r"shard-0.npy: expected \(2, 5, 6, 4\) float16, found \(1, 5, 6, 4\)"):
+        Store(tmp_path).gather(["c/b/1/T1w"])
+    index = tmp_path / "shard-0.parquet"
+    index.write_bytes(index.read_bytes()[:-9])
+    with pytest.raises(InputError, match="an index cannot be read.*shard-0.parquet"):
+        Store(tmp_path).gather(["c/b/1/T1w"])
+
+
 def own_memory() -> int:
     """Bytes of this process that no file backs."""
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -193,8 +193,9 @@ READY = [{"class_path": name, "init_args": {}} for name in ("RandomAffine", "Ran
 JITTER = [{"class_path": "own_data.Jitter", "init_args": {}}]
 BALANCED = {"class_path": "BalancedSampler", "init_args": {"label": "diagnosis"}}
 NYUL = {"class_path": "HistogramStandardisation", "init_args": {}}
+REFIT = NYUL | {"init_args": {"refit": True}}
 HOOKS = {"on_before_batch_transfer": "own_data.brighter", "on_after_batch_transfer": "own_data.noisier"}
-RANDOM = {"module": SHIFTED, "augment": JITTER, "sampler": BALANCED, "normalise": NYUL, "hooks": HOOKS}
+RANDOM = {"module": SHIFTED, "augment": JITTER, "sampler": BALANCED, "normalise": REFIT, "hooks": HOOKS}
 OWN = ("own_data",)
 WHOLE = {"class_path": "BaseDataModule", "init_args": {}}
 
@@ -282,16 +283,42 @@ def test_a_continued_encoder_brings_its_scale(world, tmp_path):
     line = pretrain_job(tmp_path / "pretrain", roles(world.lifespan, 5, 5), stage("pretrain", "age", normalise=NYUL))
     encoder = pretrain(tmp_path / "pretrain", world.store, None, tmp_path / "encoders", Settings(CPU))
     check_json("encoder", read_json(encoder / "encoder.json"))
-    refit = NYUL | {"init_args": {"refit": True}}
     trials = [
         trial_line(stage("finetune", "diagnosis", strategy=strategy, normalise=spec), init=line["id"])
-        for strategy, spec in (("full", NYUL), ("frozen", NYUL), ("full", refit), ("scratch", NYUL))
+        for strategy, spec in (("full", NYUL), ("frozen", NYUL), ("full", REFIT), ("scratch", NYUL))
     ]
     pack_job(tmp_path / "job", world.table, trials)
     finetune(tmp_path / "job", world.store, encoder.parent, tmp_path / "models", Settings(CPU))
     fitted = [read_json(tmp_path / "models" / trial["id"] / "model.json")["normalise"]["fitted"] for trial in trials]
     before = read_json(encoder / "encoder.json")["normalise"]["fitted"]
     assert fitted[0] == fitted[1] == before and fitted[2] == fitted[3] != before
+
+
+def test_a_stage_whose_scale_is_not_its_encoders_is_refused_unless_it_refits(world):
+    rows = world.table
+    facts = read_json(world.encoder / "encoder.json")
+    marked = NYUL | {"fitted": {"landmarks": np.linspace(0, 1, 11).tolist()}}
+    zscore = {"class_path": "DatasetZScore", "init_args": {}}
+    wider = {"class_path": "HistogramStandardisation", "init_args": {"percentiles": [5.0, 95.0]}}
+    by_path = {"class_path": "tlimb.data.normalise.HistogramStandardisation", "init_args": {}}
+
+    def start(own, earlier, strategy="full"):
+        encoder = SimpleNamespace(folder=world.encoder, facts=facts | {"normalise": earlier})
+        spec = stage("finetune", "diagnosis", strategy=strategy, normalise=own)
+        return prepare(
+            StageRun(RESNET, spec, 0, rows, LABELS, encoder), Source(Store(world.store), rows["scan_id"].tolist(), CPU)
+        )
+
+    for own, earlier in ((None, marked), (NYUL, None), (zscore, marked), (wider, marked)):
+        with pytest.raises(InputError, match="set stages.finetune.data.normalise") as raised:
+            start(own, earlier)
+        told = str(raised.value)
+        assert all((spec["class_path"] if spec else "none") in told for spec in (own, earlier))
+        assert facts["id"] in told and "landmarks" not in told
+        assert start(own, earlier, "scratch").normalise is None or own is not None
+    assert start(by_path, marked).normalise["fitted"] == marked["fitted"]
+    for own, earlier in ((REFIT, None), (REFIT, marked), (zscore | {"init_args": {"refit": True}}, marked)):
+        assert start(own, earlier).normalise["fitted"] != marked["fitted"]
 
 
 def test_a_scan_drawn_twice_stands_twice_in_everything_that_is_fitted(world):
@@ -332,7 +359,7 @@ def test_features_are_computed_beforehand_only_where_nothing_is_random(world):
     rows = world.table
     source = Source(Store(world.store), rows["scan_id"].tolist(), CPU, OWN)
     encoder = SimpleNamespace(folder=world.encoder, facts=read_json(world.encoder / "encoder.json"))
-    featured, still = [], [{}, {"normalise": NYUL}, {"sampler": BALANCED}]
+    featured, still = [], [{}, {"normalise": REFIT}, {"sampler": BALANCED}]
     for kind in [*still, {"augment": JITTER}, {"hooks": HOOKS}, {"module": SHIFTED}]:
         spec = stage("finetune", "diagnosis", strategy="frozen", **kind)
         featured.append(prepare(StageRun(RESNET, spec, 0, rows, LABELS, encoder), source).featured)

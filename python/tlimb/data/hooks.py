@@ -11,10 +11,11 @@ Hook = Callable[[tuple, bool], tuple]
 
 
 def load_hook(path: str | None, where: str, trusted=()) -> Hook | None:
-    """The function at an import path as hook(batch, training), or None; one that takes the batch alone gets it alone.
+    """The function at an import path as hook(batch, training), or None.
 
-    where: the JSON path to report. Raises InputError for a module that is not trusted, a name that is not there and a
-    function that takes neither one argument nor two.
+    `training` goes to a parameter of that name, or else to a second one that is required; a function without either
+    gets the batch alone, and its other parameters keep their defaults. where: the JSON path to report. Raises
+    InputError for a module that is not trusted, a name that is not there and a function that can be called neither way.
     """
     if path is None:
         return None
@@ -27,16 +28,24 @@ def load_hook(path: str | None, where: str, trusted=()) -> Hook | None:
         raise InputError([Problem(where, f"module '{root}' is not trusted", hint)])
     try:
         hook = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise InputError([Problem(where, f"cannot be imported: {error}")]) from None
     return _with_training(hook, path, where)
 
 
 def _with_training(hook: Callable, path: str, where: str) -> Hook:
-    for arguments, called in (((None, False), hook), ((None,), lambda batch, training: hook(batch))):
-        try:
-            inspect.signature(hook).bind(*arguments)
-        except TypeError:
-            continue
-        return called
+    if _takes(hook, None, training=False) and "training" in inspect.signature(hook).parameters:
+        return lambda batch, training: hook(batch, training=training)
+    if _takes(hook, None):
+        return lambda batch, training: hook(batch)
+    if _takes(hook, None, False):
+        return hook
     raise InputError([Problem(where, f"{path} takes neither (batch) nor (batch, training)")])
+
+
+def _takes(hook: Callable, *given, **named) -> bool:
+    try:
+        inspect.signature(hook).bind(*given, **named)
+    except (TypeError, ValueError):
+        return False
+    return True

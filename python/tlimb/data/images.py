@@ -76,7 +76,7 @@ class Images:
 
 
 def _taken(kept: Tensor, rows: list[int]) -> Tensor:
-    """Rows of a tensor as float32: by one kernel on a GPU; on a CPU row by row, which passes over memory once, not twice."""
+    """Rows of a tensor as float32: by one kernel on a GPU; on a CPU row by row, which passes over memory just once."""
     if kept.is_cuda:
         return kept.index_select(0, torch.tensor(rows, device=kept.device)).float()
     taken = torch.empty((len(rows), *kept.shape[1:]))

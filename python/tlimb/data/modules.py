@@ -18,6 +18,7 @@ class BaseDataModule:
     """Whole volumes, one channel: (X, Y, Z) in the store, (1, X, Y, Z) for the network.
 
     zoom: volumes are resized by this factor as they are read (0.5 halves every axis: each voxel is the mean of eight).
+    Making volumes smaller averages, making them larger interpolates: see `resized`.
 
     A subclass says which box of the volume it needs, so that no more is read, and turns it into an image. The two hooks
     are Lightning's: they see each batch before and after it is moved to the device; `training` tells which part it is
@@ -76,13 +77,17 @@ def overrides(module: BaseDataModule, base: type[BaseDataModule]) -> bool:
 
 
 def resized(volumes: np.ndarray, factor: float) -> np.ndarray:
-    """Volumes (n, x, y, z) resized by a factor, float32: trilinear, the volumes' edges stay where they are."""
+    """Volumes (n, x, y, z) resized by a factor, float32; the volumes' edges stay where they are.
+
+    Larger: trilinear. Smaller: each voxel is the mean of all voxels that it covers wholly or in part, so none is lost.
+    """
     import torch
 
     sizes = [max(round(size * factor), 1) for size in volumes.shape[1:]]
     tensor = torch.from_numpy(volumes[:, None].astype("float32"))
-    larger = torch.nn.functional.interpolate(tensor, size=sizes, mode="trilinear", align_corners=False)
-    return larger[:, 0].numpy()
+    if factor < 1:
+        return torch.nn.functional.adaptive_avg_pool3d(tensor, sizes)[:, 0].numpy()
+    return torch.nn.functional.interpolate(tensor, size=sizes, mode="trilinear", align_corners=False)[:, 0].numpy()
 
 
 def padded(boxes: np.ndarray, sizes: Sequence[int | None]) -> np.ndarray:

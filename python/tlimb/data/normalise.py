@@ -164,13 +164,8 @@ def fit_normaliser(spec: dict, earlier: dict | None, batches: Callable[[], Itera
     new fit. batches: gives the training images when called.
     """
     normaliser = build_normaliser(spec, trusted)
-    if earlier is not None and not spec["init_args"].get("refit", False) and _plain(spec) == _plain(earlier):
+    alike = registry.normaliser_key(spec) == registry.normaliser_key(earlier)
+    if earlier is not None and alike and not spec["init_args"].get("refit", False):
         return spec | {"fitted": earlier["fitted"]}
     normaliser.fit(batches())
     return spec | {"fitted": normaliser.fitted}
-
-
-def _plain(spec: dict) -> tuple[str, dict]:
-    """What decides whether two normalisers are alike: class and arguments but for `refit`."""
-    arguments = {key: value for key, value in spec["init_args"].items() if key != "refit"}
-    return registry.locate("normalise", spec["class_path"]), arguments

@@ -12,13 +12,15 @@ from torch.utils.data import Sampler
 
 from tlimb.data.dataset import EpochOrder, batched
 from tlimb.errors import InputError, Problem, nearest
+from tlimb.labels import class_name
 
 
 class BalancedSampler(EpochOrder):
     """Every class equally often: an epoch is as long as the training part, and classes differ by one scan at most.
 
-    label: a label column of kind classification: a target of the stage or another, such as site. Within a class every scan is drawn as often as every
-    other, give or take one. Raises InputError for a label that is not there, is missing for a scan or is no class.
+    label: a label column of kind classification: a target of the stage or another, such as site. Within a class every
+    scan is drawn as often as every other, give or take one. Raises InputError for a label that is not there, is missing
+    for a scan or is no class.
     """
 
     def __init__(self, rows: pd.DataFrame, seed: int, stage: str, label: str):
@@ -40,25 +42,26 @@ class BalancedSampler(EpochOrder):
 class WeightedSampler(EpochOrder):
     """As many draws as there are training scans, with replacement, each scan in proportion to its weight.
 
-    label: a label column. weights: class -> weight; null where the label itself is the weight. Raises
-    InputError for a label that is not there or missing for a scan, a class without a weight, and weights that are
-    negative or all 0.
+    label: a label column. weights: class -> weight, a number's class being its text ("1" for 1.0); null where the label
+    itself is the weight. Raises InputError for a label that is not there or missing for a scan, a class without a
+    weight, and weights that are no finite numbers, negative or all 0.
     """
 
     def __init__(self, rows: pd.DataFrame, seed: int, stage: str, label: str, weights: dict | None = None):
         super().__init__(len(rows), seed, stage)
         values = _labels(rows, label, "WeightedSampler")
         if weights is not None:
-            unknown = sorted(set(values.astype(str)) - set(weights))
+            values = values.map(class_name) if pd.api.types.is_numeric_dtype(values) else values
+            unknown = sorted(set(values) - set(weights))
             if unknown:
                 where = "sampler.init_args.weights"
                 raise InputError([Problem(where, f"no weight for the class '{name}'") for name in unknown])
-            values = values.astype(str).map(weights)
+            values = values.map({name: _number(weight) for name, weight in weights.items()})
         elif not pd.api.types.is_numeric_dtype(values):
             raise InputError([Problem("sampler.init_args.weights", f"missing; '{label}' has classes, not numbers")])
         self._weights = values.to_numpy(dtype="float64")
-        if self._weights.min() < 0 or self._weights.sum() <= 0:
-            message = "weights are negative or all 0; expected some above 0"
+        if not (np.isfinite(self._weights).all() and self._weights.min() >= 0 and self._weights.sum() > 0):
+            message = "weights are not finite, negative or all 0; expected numbers of at least 0, some above"
             raise InputError([Problem("sampler WeightedSampler", message)])
 
     def __iter__(self) -> Iterator[int]:
@@ -68,6 +71,8 @@ class WeightedSampler(EpochOrder):
 
 class PairedSampler(Sampler[list[int]]):
     """Batches of two sets of scans, source and target or labelled and unlabelled: `each` of either, first set first.
+
+    For code that trains on two sets at once; a stage of a sweep has one set, so no sweep names this sampler.
 
     first, second: indices into one dataset. An epoch shows the set that needs more batches once, in a last batch that
     may be smaller; the other set goes round in ever new orders. A function of seed, stage and `epoch` alone.
@@ -105,6 +110,10 @@ def _labels(rows: pd.DataFrame, label: str, sampler: str) -> pd.Series:
         message = f"{missing} training scans have no '{label}'; set `missing` to \"drop\" or choose another label"
         raise InputError([Problem(f"sampler {sampler}", message)])
     return rows[label].reset_index(drop=True)
+
+
+def _number(weight) -> float:
+    return float(weight) if isinstance(weight, (int, float)) else np.nan
 
 
 def _rounds(members: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:

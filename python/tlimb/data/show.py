@@ -1,4 +1,4 @@
-"""A picture of scans as a network sees them."""
+"""A picture of scans as a data module arranges them and augmentation changes them."""
 
 import json
 from collections.abc import Sequence
@@ -53,7 +53,10 @@ def _pictures(image: np.ndarray) -> list[tuple[np.ndarray, str]]:
 
 
 def samples(store, scans: Sequence[str], data: dict, seed: int = 0, trusted=()) -> np.ndarray:
-    """Scans of a Store as a stage's `data` shows them to a network, augmented if it says so: (n, C, ...)."""
+    """Scans of a Store as `data`'s module arranges and presents them, augmented if it says so: (n, C, ...).
+
+    Its normaliser, which is fitted in training, takes no part.
+    """
     import torch
 
     from tlimb.data.images import Images
@@ -86,7 +89,11 @@ def samples(store, scans: Sequence[str], data: dict, seed: int = 0, trusted=()) 
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="The picture to write (.png, .pdf, .svg).")
 @told_plainly
 def show_command(store, scans, count, module, augment, seed, trusted, out):
-    """Write a picture of scans in STORE (a folder of shards) as a network sees them."""
+    """Write a picture of scans in STORE (a folder of shards) as a data module arranges them.
+
+    Augmentation is shown where it is named; normalisation, which is fitted in training, and hooks are not. Masks are
+    the recipe's: outside of them STORE holds 0.
+    """
     from tlimb.store import Store
 
     data = _data(module, augment, trusted)

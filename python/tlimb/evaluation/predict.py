@@ -64,9 +64,9 @@ def predict(
 ) -> pd.DataFrame:
     """Predictions, as in predictions-<set>.parquet, for those rows (scan_id, person, labels) that have a label.
 
-    Labels are told to no dataset and no hook: they see missing ones.
+    No label is told to a dataset or a hook: they see scans and persons, and targets that are missing.
     """
-    unlabelled = rows.assign(**{target.name: np.nan for target in targets})
+    unlabelled = rows[["scan_id", "person"]].assign(**{target.name: np.nan for target in targets})
     outputs = run(network, view.dataset(unlabelled, targets), view, device)
     tables = [_table(target, rows, outputs[target.name]) for target in targets]
     return pd.concat(tables, ignore_index=True).sort_values(["target", "scan_id"], ignore_index=True)
@@ -128,8 +128,8 @@ def evaluate(job, store_folder, models, out, bootstrap: Bootstrap, device: torch
     facts = read_json(Path(job) / "job.json")
     rows = pd.concat([pd.read_parquet(Path(job) / name) for name in ("table-validation.parquet", "table-test.parquet")])
     store = Store(store_folder, facts["shards"])
-    made: dict[str, View] = {}
-    for trial in facts["trials"]:
+    view, shown = None, ""
+    for trial in sorted(facts["trials"], key=images_key):
         folder, saved = Path(out) / trial["id"], Path(models) / trial["id"]
         own = rows[rows["split"] == trial["split"]]
         parts = {role.replace(":", "-"): part for role, part in own.groupby("role")}
@@ -143,12 +143,20 @@ def evaluate(job, store_folder, models, out, bootstrap: Bootstrap, device: torch
         if problems:
             raise InputError(problems)
         model, key = read_model(saved, trusted), canonical_json([about[name] for name in LOOKS])
-        if key not in made:
-            made[key] = _view(about, store, rows["scan_id"], device, trusted)
+        if key != shown:
+            view = None  # given back before the next set of images is read: each may fill the memory meant for one
+            torch.cuda.empty_cache()
+            view, shown = _view(about, store, rows["scan_id"], device, trusted), key
         for name, part in parts.items():
-            table = predict(model.network, model.targets, part, made[key], device)
+            table = predict(model.network, model.targets, part, view, device)
             write_parquet(folder / f"predictions-{name}.parquet", table)
             write_json(folder / f"scores-{name}.json", ids | scores(table, model.targets, name, bootstrap))
+
+
+def images_key(trial: dict) -> str:
+    """Trials that may share images stand together where they are sorted by this."""
+    data = trial["spec"]["stages"][-1]["data"]
+    return canonical_json([data["module"], data["normalise"], trial["init"]])
 
 
 def _view(about: dict, store: Store, scan_ids: pd.Series, device: torch.device, trusted) -> View:

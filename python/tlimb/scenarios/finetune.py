@@ -7,6 +7,7 @@ import pandas as pd
 from tlimb.architectures.weights import save_weights
 from tlimb.data.fingerprint import recipe_of
 from tlimb.errors import InputError
+from tlimb.evaluation.predict import images_key
 from tlimb.files import file_digest
 from tlimb.scenarios.job import Job, Pretrained, check_encoder, person_digest, read_job, read_pretrained
 from tlimb.scenarios.prepare import Source, StageRun, prepare
@@ -29,7 +30,7 @@ def finetune(job_folder, store_folder, encoders_folder, out, settings: Settings)
     _check(job, encoders, store)
     seen = job.rows[job.rows["role"].isin(["train", "validation"])]
     source = Source(store, seen["scan_id"].tolist(), settings.device, settings.trusted)
-    for trial in job.facts["trials"]:
+    for trial in sorted(job.facts["trials"], key=images_key):
         _trial(trial, job, encoders.get(trial["init"]), source, Path(out) / trial["id"], settings)
 
 

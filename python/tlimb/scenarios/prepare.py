@@ -1,5 +1,6 @@
 """From a stage's specification to a training that can start."""
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -29,25 +30,28 @@ from tlimb.store import Store
 
 @dataclass
 class Source:
-    """The scans of a task; what is made of them once is shared by all trainings that need it alike: images, fitted
-    normalisers, features of frozen encoders."""
+    """The scans of a task; what is made of them once is shared by all trainings that need it alike: fitted
+    normalisers, features of frozen encoders, and the images, of which only the last set is kept."""
 
     store: Store
     scan_ids: Sequence[str]
     device: torch.device
     trusted: tuple[str, ...] = ()
     _made: dict = field(default_factory=dict)
+    _shown: tuple[str, Images] | None = None
 
     def view(self, data: dict, normalise: dict | None) -> View:
         """All scans as a stage's `data` presents them. normalise: the normaliser with its fitted facts, if any."""
         module = build_module(data["module"], self.trusted)
         device = self.device if may_stay_on_gpu(data, module) else CPU
         ready = build_normaliser(normalise, self.trusted) if normalise else None
-        images = self._once(
-            ["images", data["module"], normalise, device.type],
-            lambda: Images(self.store, module, self.scan_ids, normalise=ready, device=device),
-        )
-        return build_view(images, data, self.trusted, training=True)
+        key = canonical_json([data["module"], normalise, device.type])
+        if self._shown is None or self._shown[0] != key:
+            self._shown = None
+            gc.collect()  # an earlier training refers to its images in circles; each set may fill the memory for one
+            torch.cuda.empty_cache()  # what torch keeps for itself does not count as free
+            self._shown = key, Images(self.store, module, self.scan_ids, normalise=ready, device=device)
+        return build_view(self._shown[1], data, self.trusted, training=True)
 
     def normaliser(self, data: dict, train: Sequence[str], encoder: Pretrained | None) -> dict | None:
         """The stage's normaliser with what was fitted on the training scans or came with the encoder; None for none."""
@@ -100,10 +104,12 @@ class StageRun:
 def prepare(run: StageRun, source: Source) -> Training:
     """A training with its network built, its weights loaded, its targets and normaliser fitted on the training part.
 
-    Raises InputError for whatever does not fit: labels, shapes, weights, terms.
+    Raises InputError for whatever does not fit: labels, intensities, shapes, weights, terms.
     """
     stage, data = run.stage, run.stage["data"]
     encoder = run.encoder if stage["strategy"] != "scratch" else None
+    if encoder is not None:
+        _require_one_scale(stage, encoder)
     train, validation = _drawn(run.rows[run.rows["role"] == "train"]), run.rows[run.rows["role"] == "validation"]
     targets = fit_targets(run.labels, stage["targets"], train)
     _require_labels(stage["targets"], validation)
@@ -135,6 +141,23 @@ def _require_labels(names: Sequence[str], validation: pd.DataFrame) -> None:
     if empty:
         message = f"none of the {len(validation)} validation scans has a label; the best epoch cannot be found"
         raise InputError([Problem(f"label {name}", message) for name in empty])
+
+
+def _require_one_scale(stage: dict, encoder: Pretrained) -> None:
+    """That scans come on the scale that the encoder knows, unless the stage's normaliser asks for another: `refit`."""
+    own, earlier = stage["data"]["normalise"], encoder.facts["normalise"]
+    alike = registry.normaliser_key(own) == registry.normaliser_key(earlier)
+    if alike or (own is not None and own["init_args"].get("refit")):
+        return
+    known, found = ("none" if spec is None else canonical_json(_named(spec)) for spec in (earlier, own))
+    message = f"its normaliser is {found}, and that of encoder {encoder.facts['id']}, from which it starts, is {known}"
+    hint = f"set stages.{stage['name']}.data.normalise to that of the encoder, or one with \"refit\": true"
+    raise InputError([Problem(f"stage {stage['name']}", message, hint)])
+
+
+def _named(normalise: dict) -> dict:
+    """A normaliser as a sweep names it, without what was fitted."""
+    return {key: normalise[key] for key in ("class_path", "init_args")}
 
 
 def _load(network: Network, encoder: Pretrained | None, frozen: bool) -> None:

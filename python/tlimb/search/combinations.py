@@ -134,19 +134,12 @@ def _axes_problems(architecture, stage, i: int) -> list[Problem]:
 
 def _normaliser_problems(earlier: ClassSpec | None, own: ClassSpec | None, i: int) -> list[Problem]:
     """An encoder knows intensities on the scale it was trained with; another one must be asked for with `refit`."""
-    if (own is not None and own.init_args.get("refit")) or _plain(earlier) == _plain(own):
+    before, now = (registry.normaliser_key(spec and spec.model_dump()) for spec in (earlier, own))
+    if before == now or (own is not None and own.init_args.get("refit")):
         return []
     before, found = ("none" if spec is None else canonical_json(spec.model_dump()) for spec in (earlier, own))
     message = f"expected that of stages[{i - 1}], from whose encoder it starts, {before}, found {found}"
     return [Problem(f"stages[{i}].data.normalise", message, "set stages.*.data.normalise")]
-
-
-def _plain(normaliser: ClassSpec | None) -> tuple[str, dict] | None:
-    """What decides whether two normalisers are alike: class and arguments but for `refit`."""
-    if normaliser is None:
-        return None
-    arguments = {key: value for key, value in normaliser.init_args.items() if key != "refit"}
-    return registry.locate("normalise", normaliser.class_path), arguments
 
 
 def comparison_problems(specs) -> list[Problem]:
