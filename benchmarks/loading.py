@@ -4,7 +4,8 @@ python benchmarks/loading.py [--scans 128] [--epochs 3]
 
 Every method yields float32 batches (16, 1, 56, 64, 56), the centre of volumes of 80 x 96 x 80 voxels. Peers may cache
 whatever their documentation says that they cache: MONAI's datasets the cropped volumes. Methods take turns, epoch by
-epoch, so that all see the same load of the machine; the best epoch of each counts.
+epoch, so that all see the same load of the machine; the best epoch of each counts, in seconds of processor time, which
+other work on the machine disturbs little: everything is in memory or in the page cache.
 """
 
 import os
@@ -75,13 +76,13 @@ def header(n: int) -> dict:
 
 
 def _timed(method, epoch: int, scans: int) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     seen = 0
     for images in method(epoch):
         assert images.shape[1:] == (1, *CROP) and images.dtype == torch.float32
         seen += len(images)
     assert seen == scans
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def _order(scans: int, epoch: int) -> list[int]:

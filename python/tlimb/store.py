@@ -71,6 +71,7 @@ class Store:
         self.fingerprint: str = first["fingerprint"]
         self.shape: tuple[int, ...] = self._one_shape(headers)
         self.spacing: float | None = first["spacing"]
+        self._scans: dict[str, int] = {chunk: header["n"] for chunk, header in headers.items()}
         self._maps: dict[str, _Mapped] = {}
 
     def _path(self, chunk: str, suffix: str) -> Path:
@@ -103,16 +104,20 @@ class Store:
 
         Raises InputError where a scan stands in two shards, as after runs with different chunk sizes into one folder.
         """
-        from pyarrow import dataset
+        from pyarrow import ArrowException, dataset
 
         chunks = {str(self._path(chunk, "parquet")): chunk for chunk in self.shards}
-        files = dataset.dataset(list(chunks), format="parquet")
-        table = files.to_table(columns=[*files.schema.names, "__filename"]).to_pandas()
+        try:
+            files = dataset.dataset(list(chunks), format="parquet")
+            table = files.to_table(columns=[*files.schema.names, "__filename"]).to_pandas()
+        except (ArrowException, OSError) as error:
+            raise InputError([Problem(str(self.folder), f"an index cannot be read: {error}")]) from None
         table["chunk"] = table.pop("__filename").map(chunks)
         table = table.sort_values("scan_id", ignore_index=True)
         twice = table[table["scan_id"].duplicated(keep=False)].groupby("scan_id")["chunk"].agg(" and ".join)
         if len(twice):
-            raise InputError([Problem(f"{self.folder}, scan {scan}", f"stands in shards {where}") for scan, where in twice.items()])
+            places = [(f"{self.folder}, scan {scan}", f"stands in shards {where}") for scan, where in twice.items()]
+            raise InputError([Problem(scan, message) for scan, message in places])
         return table
 
     @cached_property
@@ -121,7 +126,7 @@ class Store:
         return {scan: (chunk, row) for scan, chunk, row in zip(table["scan_id"], table["chunk"], table["row"])}
 
     def gather(self, scan_ids: Sequence[str], box: Box | None = None) -> np.ndarray:
-        """The voxels of some scans in the order given, (n, x, y, z) or (n, timepoints, regions) float16; only those asked for are read.
+        """Some scans in the order given, (n, x, y, z) or (n, timepoints, regions) float16; no other voxels are read.
 
         box: the part of each axis that is wanted, the whole by default.
         Raises InputError naming each scan that is not in the store or failed in preprocessing.
@@ -143,8 +148,9 @@ class Store:
     def _mapped(self, chunk: str) -> "_Mapped":
         if chunk not in self._maps:
             found = _map(self._path(chunk, "npy"))
-            if found.voxels.shape[1:] != self.shape or found.voxels.dtype != np.float16:
-                message = f"expected (n, *{self.shape}) float16, found {found.voxels.shape} {found.voxels.dtype}"
+            expected = (self._scans[chunk], *self.shape)
+            if found.voxels.shape != expected or found.voxels.dtype != np.float16:
+                message = f"expected {expected} float16, found {found.voxels.shape} {found.voxels.dtype}"
                 raise InputError([Problem(str(self._path(chunk, "npy")), message)])
             self._maps[chunk] = found
         return self._maps[chunk]
@@ -167,7 +173,7 @@ class _Mapped:
     def expect(self, row: int, part: slice) -> None:
         """Have the system read a part of a scan along its first axis, all of it at once and nothing beyond.
 
-        Without this word each page is read when it is touched, with as many of its neighbours as the disk's setting says.
+        Without this word each page is read when it is touched, and as many of its neighbours as the disk is set to.
         """
         first, stop, _ = part.indices(self.voxels.shape[1])
         if not hasattr(self.memory, "madvise") or stop <= first:
