@@ -1,6 +1,8 @@
-"""The `tlimb` command: plan a sweep, build a samplesheet, look at samples, make the demo cohorts, print the schema of a sweep."""
+"""The `tlimb` command: plans, samplesheets, pictures of samples, the demo cohorts, the schema of a sweep."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -36,7 +38,8 @@ class _Lazy(click.Group):
 def main():
     """Transfer learning for brain MRI.
 
-    The pipeline itself is started with `nextflow run . --params-file sweep.json`; `nextflow run . --help` lists its parameters.
+    The pipeline itself is started with `nextflow run . --params-file sweep.json`; `nextflow run . --help` lists its
+    parameters.
     """
 
 
@@ -48,6 +51,7 @@ def plan(sweep: Path, trusted: tuple[str, ...]):
     """List what SWEEP (a JSON file) would run: trials, pretrainings, scans, disk. Runs nothing."""
     from tlimb.search.plan import describe, plan_of
 
+    sys.path.append(os.getcwd())  # modules of the user's own lie where Nextflow is started
     click.echo(describe(plan_of(sweep, trusted)))
 
 

@@ -74,7 +74,7 @@ def test_every_file_of_a_real_run_keeps_its_contract(run):
         for line in lines:
             check_json(name, json.loads(line))
     tables = {
-        "cohort": "cohort/cohort.parquet", "shard": "store/*/shard-*.parquet", "splits": "search/*/splits.parquet",
+        "cohort": "cohort/cohort.parquet", "shard": "store/*/shard-all.parquet", "splits": "search/*/splits.parquet",
         "predictions": "scores/*/predictions-*.parquet", "history": "*/*/history.csv", "ranking": "ranking/ranking.csv",
     }
     for name, pattern in tables.items():

@@ -111,12 +111,21 @@ def test_nested_folds_of_roots_and_label_tables_give_an_estimate_of_the_whole_se
     assert all(len(tested) == 1 for tested in outer.values()) and not set.intersection(*(set(*each) for each in outer.values()))
 
 
-def test_time_series_from_tables_and_images_end_with_an_answer(nextflow, tmp_path):
+def test_time_series_from_tables_and_images_with_an_atlas_of_ones_own_end_with_an_answer(nextflow, tmp_path):
+    import nibabel
+
     from tlimb.demo.series import write_series_cohort
+    from tlimb.preprocess.atlas import load_atlas
 
     write_series_cohort(tmp_path / "series", 32, 0)
+    atlas = load_atlas("blocks")
+    (tmp_path / "own [1]").mkdir()
+    nibabel.save(nibabel.Nifti1Image(atlas.labels, atlas.affine), tmp_path / "own [1]" / "parts.nii.gz")
+    names = pd.DataFrame({"index": atlas.numbers, "name": atlas.names})
+    names.to_csv(tmp_path / "own [1]" / "parts.csv", index=False)
     sweep = json.loads((ROOT / "assets" / "sweeps" / "series.json").read_text())
     sweep |= {"input": "series/cohorts.csv", "outdir": "results"}
+    sweep["recipes"]["bold"]["atlas"] = "own [1]/parts.nii.gz"
     for stage in sweep["stages"]:
         stage["epochs"] = 1
     (tmp_path / "sweep.json").write_text(json.dumps(sweep))
@@ -125,4 +134,5 @@ def test_time_series_from_tables_and_images_end_with_an_answer(nextflow, tmp_pat
     ranking = run.json("results/ranking/ranking.json")
     assert ranking["answer"] in run.text and all(row["failed"] == 0 for row in ranking["candidates"])
     headers = [json.loads(path.read_text()) for path in (tmp_path / "results" / "store").glob("*/shard-*.json")]
-    assert headers and all(header["recipe"]["kind"] == "series" and header["regions"] for header in headers)
+    assert headers and all(header["recipe"]["kind"] == "series" for header in headers)
+    assert all(header["regions"] == list(atlas.names) for header in headers)

@@ -1,4 +1,4 @@
-"""The demo: cohorts made from the MNI152 template with planted anatomy or rhythms, and the oracle of what can be found."""
+"""The demo: cohorts with planted anatomy or rhythms, and the oracle of what can be found."""
 
 from pathlib import Path
 
@@ -34,7 +34,8 @@ def demo_cohort_command(out: Path, scans: int, seed: int, workers: int) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides on persons, rhythms and noise.")
 @told_plainly
 def demo_series_command(out: Path, persons: int, seed: int) -> None:
-    """Make two cohorts of fMRI time series in OUT: `parcels` (tables) with ages and `clinic` (images) with a diagnosis."""
+    """Make two cohorts of time series in OUT: `parcels` (tables) with ages and `clinic` (images) with a diagnosis."""
     from tlimb.demo.series import write_series_cohort
 
-    click.echo(f"{write_series_cohort(out, persons, seed)}: {persons} persons; assets/sweeps/series.json is a sweep over them")
+    samplesheet = write_series_cohort(out, persons, seed)
+    click.echo(f"{samplesheet}: {persons} persons; assets/sweeps/series.json is a sweep over them")

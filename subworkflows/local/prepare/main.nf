@@ -24,11 +24,11 @@ workflow PREPARE {
     )
     sweep = COHORT.out.sweep.map { path -> settle(workflow.workDir, path) }
 
-    // [recipe name, recipe file, atlas file if the recipe names one]
+    // [recipe name, recipe file, atlas files if the recipe names one by its path]
     recipes = sweep.flatMap { path ->
         readJson(path).recipes.collect { name, recipe ->
             def text = groovy.json.JsonOutput.toJson(recipe)
-            [name, settleText(workflow.workDir, "recipe-${name}.json".toString(), text), atlasFile(recipe)]
+            [name, settleText(workflow.workDir, "recipe-${name}.json".toString(), text), atlasFiles(recipe)]
         }
     }
 
@@ -77,11 +77,21 @@ workflow PREPARE {
     montages
 }
 
+// The files at some paths, letter by letter: brackets and stars in a name are no patterns.
 def existing(paths) {
-    return paths.findAll { path -> path }.collect { path -> file(path, checkIfExists: true) }
+    return paths.findAll { path -> path }.collect { path -> file(path, checkIfExists: true, glob: false) }
 }
 
-// The atlas that a recipe names by its path; short names have no dot or slash.
-def atlasFile(recipe) {
-    return recipe.atlas =~ /[.\/]/ ? existing([recipe.atlas]) : []
+// The label image that a recipe names by its path, or those in a folder, with the table of names beside it; short names
+// have no dot or slash.
+def atlasFiles(recipe) {
+    if (!(recipe.atlas =~ /[.\/]/)) {
+        return []
+    }
+    def image = existing([recipe.atlas]).first()
+    if (image.isDirectory()) {
+        return image.listFiles().findAll { path -> path.name ==~ /.*\.(nii|nii\.gz|tsv|csv)/ }.sort(false) { path -> path.name }
+    }
+    def stem = image.name.replaceAll(/\.nii(\.gz)?$/, '')
+    return [image] + ['.tsv', '.csv'].collect { end -> image.resolveSibling(stem + end) }.findAll { path -> path.exists() }
 }

@@ -49,7 +49,7 @@ def sweepFile(given, line) {
 
 // A JSON object from a file; stops with one plain sentence where that fails.
 def readDocument(path, what) {
-    def source = file(path)
+    def source = file(path, glob: false)
     if (!source.exists() || source.isDirectory()) {
         error("${what} not found: ${path} (looked for ${source})")
     }
@@ -197,7 +197,7 @@ def readSettings(given, workflow) {
 // [samplesheet: file or BIDS folder, label_tables: files, split_file: file or nothing, stamp: text that changes with BIDS folders]
 def findInputs(sweep, given, workflow) {
     def source = sweepFile(given, workflow.commandLine)
-    def places = [workflow.launchDir] + (source ? [file(source.path).toAbsolutePath().parent] : [])
+    def places = [workflow.launchDir] + (source ? [file(source.path, glob: false).toAbsolutePath().parent] : [])
     def samplesheet = findInput(places, 'input', sweep.input)
     def tables = sweep.label_tables instanceof List ? sweep.label_tables : [sweep.label_tables]
     def split = sweep.split instanceof Map ? sweep.split.file : null
@@ -249,7 +249,7 @@ def stampOf(folder) {
 
 // Stops where the folder for results cannot be made or written to.
 def checkWritable(folder) {
-    def path = file(folder)
+    def path = file(folder, glob: false)
     def probe = path.resolve(".tlimb-${UUID.randomUUID()}")
     try {
         path.mkdirs()
