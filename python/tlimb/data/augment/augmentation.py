@@ -55,12 +55,12 @@ class Augmentation:
         return images.index_copy(0, places, self.change(images[places], drawn))
 
     def parameters(self, shape) -> dict[str, Tensor]:
-        """What is drawn beside `chosen` for a batch of this shape."""
-        raise NotImplementedError
+        """What is drawn beside `chosen` for a batch of this shape; nothing unless a subclass says so."""
+        return {}
 
     def change(self, images: Tensor, drawn: dict[str, Tensor]) -> Tensor:
-        """All images (n, C, ...) changed by their rows of `drawn`."""
-        raise NotImplementedError
+        """All images (n, C, ...) changed by their rows of `drawn`; a subclass says how, or has an `apply` of its own."""
+        raise TypeError(f"{type(self).__name__} does not say how it changes images")
 
 
 def of_item(drawn: dict[str, Tensor], number: int) -> dict[str, Tensor]:

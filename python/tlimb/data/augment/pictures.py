@@ -25,6 +25,7 @@ SHOWN_WITH = {"MixUp": {"alpha": 1.0}}  # with its default most images are nearl
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seed", default=5, show_default=True)
 def main(shard: Path, out: Path, seed: int):
+    """Write <name>.png for each."""
     scans = torch.tensor(np.load(shard, mmap_mode="r")[:DRAWS], dtype=torch.float32)[:, None]
     out.mkdir(parents=True, exist_ok=True)
     for name in registry.SHORT_NAMES["augment"]:
