@@ -167,13 +167,17 @@ def test_the_tree_and_the_ranking_keep_to_the_schemas(tree, ranking, tmp_path):
     check_table("ranking", pd.read_csv(tmp_path / "ranking.csv", dtype={"selected": "str"}))
 
 
-def test_permuted_test_labels_change_no_selection(copy, ranking):
+def rank_with_permuted_test_labels(tree):
     rng = np.random.default_rng(0)
-    for path in copy["scores"].glob("*/predictions-test.parquet"):
+    for path in tree["scores"].glob("*/predictions-test.parquet"):
         frame = pd.read_parquet(path)
         frame["truth"] = rng.permutation(frame["truth"])
         frame.to_parquet(path)
-    permuted = rank(read_results(**copy))
+    return rank(read_results(**tree))
+
+
+def test_permuted_test_labels_change_no_selection(copy, ranking):
+    permuted = rank_with_permuted_test_labels(copy)
     assert permuted.best == ranking.best
     for before, after in zip(ranking.candidates, permuted.candidates, strict=True):
         same = [name for name in before if not name.startswith("test_") and name != "trials"]
@@ -462,12 +466,7 @@ def test_where_the_choice_saw_the_test_persons_the_ranking_says_so(nested_rankin
 
 def test_permuted_test_labels_change_no_choice_in_any_outer_fold(nested_tree, nested_ranking, tmp_path):
     copy = copied(nested_tree, tmp_path / "tree")
-    rng = np.random.default_rng(0)
-    for path in copy["scores"].glob("*/predictions-test.parquet"):
-        frame = pd.read_parquet(path)
-        frame["truth"] = rng.permutation(frame["truth"])
-        frame.to_parquet(path)
-    permuted = rank(read_results(**copy))
+    permuted = rank_with_permuted_test_labels(copy)
     assert permuted.best == nested_ranking.best
     before, after = nested_ranking.nested, permuted.nested
     assert [one["candidate"] for one in before["folds"]] == [one["candidate"] for one in after["folds"]]

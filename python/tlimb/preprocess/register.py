@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tlimb.preprocess.gauss_newton import gauss_newton
+from tlimb.preprocess.gauss_newton import LEAST_OVERLAP, gauss_newton
 from tlimb.preprocess.poses import about, anywhere, foreground_centre, mapped, mutual_information, near
 from tlimb.preprocess.template import Level, Template
 from tlimb.preprocess.volume import ScanError, Volume, sample, shrink
@@ -29,7 +29,6 @@ CONVINCING = -0.6  # metric below which a result convinces
 SMALLER = (0.85, 0.72)  # than a doubtful result
 STARTS = 4  # that are refined where the first leaves a doubt
 SOUGHT = 8  # that are refined of all, where those do not convince
-LEAST_OVERLAP = 0.2  # of the template's points inside of the scan
 COARSE, MIDDLE, FINE = 8.0, 4.0, 2.0  # mm
 
 

@@ -30,7 +30,8 @@ def plan_of(path: Path, trusted=()) -> Plan:
     """The plan of the sweep at `path`; raises InputError with everything that would stop the run."""
     document = read_json(path)
     if isinstance(document, dict):
-        trusted = (*trusted, *filter(None, str(document.get("trusted_modules") or "").split(",")))
+        named = document.get("trusted_modules") or []
+        trusted = (*trusted, *(named.split(",") if isinstance(named, str) else named))
     inputs = check_inputs(document, _files(document, path), trusted)
     shapes = {name: _shape(recipe) for name, recipe in inputs.sweep.recipes.items()}
     stores = {name: 2 * len(inputs.scans[name]) * prod(shape) for name, shape in shapes.items()}
@@ -60,7 +61,7 @@ def _model_bytes(proposal: Proposal, shapes: dict, trusted) -> int:
     from tlimb.architectures.build import build_network
 
     sizes: dict[str, int] = {}
-    total = 0
+    total, steps = 0, {}
     trained = [(line["spec"]["architecture"], line["spec"]["stage"]) for line in proposal.pretrainings]
     trained += [(trial["spec"]["architecture"], trial["spec"]["stages"][-1]) for trial in proposal.trials]
     for architecture, stage in trained:
@@ -71,9 +72,10 @@ def _model_bytes(proposal: Proposal, shapes: dict, trusted) -> int:
             with torch.device("meta"):
                 network = build_network(architecture, images.input_shape(shapes[recipe]), {"target": 1}, 0, trusted)
             sizes[key] = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-        for augment in stage["data"]["augment"]:
-            registry.load("augment", augment["class_path"], trusted)(**augment["init_args"])
+        steps |= {canonical_json(augment): augment for augment in stage["data"]["augment"]}
         total += sizes[key]
+    for augment in steps.values():
+        registry.load("augment", augment["class_path"], trusted)(**augment["init_args"])
     return total
 
 

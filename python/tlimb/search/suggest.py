@@ -11,7 +11,7 @@ from tlimb.errors import InputError, Problem
 from tlimb.files import digest
 from tlimb.search.leaks import content_problems, require_no_leak
 from tlimb.search.named import Names
-from tlimb.search.preprocessed import Recipes, all_fine  # noqa: F401 - what `suggest` is given
+from tlimb.search.preprocessed import Recipes
 from tlimb.search.scans import StageScans, labels_of
 from tlimb.search.space import candidate_of, expand, grid
 

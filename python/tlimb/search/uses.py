@@ -16,17 +16,25 @@ def scans_by_recipe(sweep: Sweep, specs: list[dict], table: pd.DataFrame) -> dic
     """
     kinds = table["modality"].map(kind_of)
     wanted: dict[str, pd.Series] = {}
+    for recipe, cohorts, modalities in _choices(sweep, specs):
+        chosen = table["cohort"].isin(cohorts) & (kinds == sweep.recipes[recipe].kind)
+        if modalities is not None:
+            chosen &= table["modality"].isin(modalities)
+        wanted[recipe] = wanted.get(recipe, False) | chosen
+    return {name: table[wanted[name]] for name in sweep.recipes if name in wanted}
+
+
+def _choices(sweep: Sweep, specs: list[dict]) -> set[tuple]:
+    """(recipe, cohorts, modalities or None) of all stages, each once: folds and replicates choose the same scans."""
+    external = [item.cohort for item in sweep.evaluate.external]
+    choices = set()
     for spec in specs:
         for stage in spec["stages"]:
-            data, last = stage["data"], stage is spec["stages"][-1]
-            external = [item.cohort for item in sweep.evaluate.external] if last else []
-            cohorts = table["cohort"].isin([*data["labelled"]["cohort"], *external])
-            modalities = data["labelled"]["modality"]
-            chosen = cohorts & (kinds == sweep.recipes[data["recipe"]].kind)
-            if modalities is not None:
-                chosen &= table["modality"].isin(modalities)
-            wanted[data["recipe"]] = wanted.get(data["recipe"], False) | chosen
-    return {name: table[wanted[name]] for name in sweep.recipes if name in wanted}
+            data, labelled = stage["data"], stage["data"]["labelled"]
+            cohorts = [*labelled["cohort"], *(external if stage is spec["stages"][-1] else [])]
+            modalities = labelled["modality"] and tuple(labelled["modality"])
+            choices.add((data["recipe"], tuple(cohorts), modalities))
+    return choices
 
 
 def file_problems(sweep: Sweep, scans: dict[str, pd.DataFrame]) -> list[Problem]:
