@@ -6,7 +6,8 @@
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-pytest := pytest -rs tests/python tests/slurm tests/pipeline
+units := OMP_NUM_THREADS=1 pytest -rs -n 2 --dist loadfile tests/python
+runs := pytest -rs tests/slurm tests/pipeline
 
 .PHONY: demo test test-all nf-test env lock clean
 
@@ -19,11 +20,13 @@ demo/cohorts.csv: | env
 	tlimb demo-cohort demo --scans 600 --seed 0
 
 test: env
-	$(pytest) -m "not long"
+	$(units) -m "not long"
+	$(runs) -m "not long"
 	$(MAKE) --no-print-directory nf-test
 
 test-all: env
-	$(pytest)
+	$(units)
+	$(runs)
 	$(MAKE) --no-print-directory nf-test
 
 nf-test: env
@@ -37,7 +40,7 @@ env: .venv/made
 	@touch $@
 
 lock:
-	uv pip compile --quiet --universal --generate-hashes --extra engine --extra test --python-version 3.11 --no-header \
+	uv pip compile --quiet --universal --generate-hashes --extra engine --extra export --extra test --python-version 3.11 --no-header \
 		pyproject.toml --output-file requirements.lock
 
 clean:
