@@ -43,7 +43,8 @@ def _as_list(value):
     return [value] if isinstance(value, str) else value
 
 
-Names = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+_ONE_OR_SEVERAL = BeforeValidator(_as_list, json_schema_input_type=str | list[str])
+Names = Annotated[list[str], _ONE_OR_SEVERAL, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 
@@ -145,6 +146,14 @@ class Labelled(Settings):
     missing: Literal["error", "drop"] = "error"
 
 
+class Unlabelled(Settings):
+    """The scans of a stage that learns without labels: cohorts, modalities, an optional number of persons."""
+
+    cohort: Names
+    modality: Names | None = None
+    n: Count | None = None
+
+
 class Hooks(Settings):
     """Functions by import path, called with a batch (images, labels) on its way to the device; each returns a batch."""
 
@@ -155,11 +164,12 @@ class Hooks(Settings):
 class Data(Settings):
     """The data of a stage: who, preprocessed how, drawn in which order, normalised, augmented and presented how.
 
-    normalise: fitted on the training scans and saved with the model. augment: applied to training batches on the
+    labelled: the scans of a stage with targets. unlabelled: those of one without. normalise: fitted on the training scans and saved with the model. augment: applied to training batches on the
     device, in this order.
     """
 
-    labelled: Labelled
+    labelled: Labelled | None = None
+    unlabelled: Unlabelled | None = None
     recipe: str = "default"
     module: ClassSpec = ClassSpec(class_path="BaseDataModule")
     dataset: ClassSpec = ClassSpec(class_path="ScanDataset")
@@ -167,6 +177,89 @@ class Data(Settings):
     normalise: ClassSpec | None = None
     augment: list[ClassSpec] = []
     hooks: Hooks = Hooks()
+
+    @model_validator(mode="after")
+    def _one_role(self):
+        if (self.labelled is None) == (self.unlabelled is None):
+            raise ValueError("expected `labelled` or `unlabelled`, one of them")
+        return self
+
+
+class Bins(Settings):
+    """Bins of a quantity over [low, high], each `width` wide, in the label's unit; a label becomes a normal
+    distribution of standard deviation `sigma` over them. low, high: of the training labels where null."""
+
+    low: float | None = None
+    high: float | None = None
+    width: Annotated[float, Field(gt=0)] = 1.0
+    sigma: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _rising(self):
+        if self.low is not None and self.high is not None and self.low + self.width > self.high:
+            raise ValueError("expected `high` to be at least one width above `low`")
+        return self
+
+
+class HeadSpec(ClassSpec):
+    """A head: its form by short name or import path; bins make the head of a quantity a soft-bin one."""
+
+    class_path: str = "LinearHead"
+    bins: Bins | None = None
+
+
+class Weights(Settings):
+    """Published weights that a stage starts from.
+
+    path: a file, or a folder of tlimb or of a MONAI bundle; the encoder of the stage before where null. map: how their
+    names are translated: the name of a ready map, the path of a JSON file, or pairs of pattern and replacement;
+    recognised by itself where null. part: the submodule of the encoder that they are for. minimum: the least share of
+    that part's parameters that must come from the file.
+    """
+
+    path: str | None = None
+    map: str | dict[str, str | None] | None = None
+    part: str | None = None
+    minimum: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+
+class Unfreezing(Settings):
+    """From epoch `epoch` (counted from 1) on, everything from `block` on trains."""
+
+    epoch: Count
+    block: str
+
+
+class Average(Settings):
+    """The weights that are validated and kept are a running mean of those trained.
+
+    ema: exponential, with `decay` a step. swa: of the ends of all epochs from `start` (counted from 1) on.
+    """
+
+    kind: Literal["ema", "swa"]
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    start: Count = 1
+
+
+class Tuning(Settings):
+    """Which of the weights that a stage starts from are changed, when and how fast. Blocks are those that
+    `tlimb list architectures` shows, or any submodule of them.
+
+    freeze_up_to: everything before this block stays as it is. head_first: epochs in which the heads alone train.
+    unfreeze: a number of epochs after which one more block trains, from the last to the first, or a list of epochs and
+    blocks. layer_decay: the learning rate of a block is this times that of the next one. only: the parameters of the
+    encoder that train: biases (BitFit), or scales and shifts of normalisation. adapter: small trainable parts beside
+    fixed weights, merged into them in the end. reinitialise: the last so many blocks start anew. average: what is kept.
+    """
+
+    freeze_up_to: str | None = None
+    head_first: Index = 0
+    unfreeze: Count | list[Unfreezing] | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    only: Literal["bias", "norm"] | None = None
+    adapter: ClassSpec | None = None
+    reinitialise: Index = 0
+    average: Average | None = None
 
 
 class Objective(Settings):
@@ -217,14 +310,22 @@ class Split(Settings):
 
 
 class Stage(Settings):
-    """One training: data, targets, objective, schedule."""
+    """One training: data, targets with their heads, what it starts from, objective, schedule.
+
+    architecture: of a stage before the last, where it is not the sweep's. strategy: scratch ignores what the stage
+    could start from, direct trains nothing, frozen trains the heads alone, full everything that `tuning` leaves.
+    """
 
     name: str
-    targets: Names
+    targets: Annotated[list[str], _ONE_OR_SEVERAL] = []
+    architecture: ClassSpec | None = None
+    heads: dict[str, HeadSpec] = {}
+    weights: Weights | None = None
     epochs: Count
     data: Data
     batch_size: Count = 16
-    strategy: Literal["scratch", "frozen", "full"] | None = None
+    strategy: Literal["scratch", "direct", "frozen", "full"] | None = None
+    tuning: Tuning = Tuning()
     objective: Objective = Objective()
     optimizer: ClassSpec = ClassSpec(class_path="AdamW", init_args={"lr": 1e-3})
     scheduler: ClassSpec | None = None
@@ -238,6 +339,36 @@ class Stage(Settings):
     @classmethod
     def _name(cls, name: str) -> str:
         return _plain(name)
+
+
+LabelKind = Literal["regression", "classification", "ordinal", "multilabel", "survival"]
+
+
+class LabelSpec(Settings):
+    """What a label column holds. classes: their order for `ordinal`, their names for `multilabel` (cells hold several
+    with ';' between them). event: for `survival`, the column that says whether the event happened (1) or was not seen
+    until then (0); the label itself is the time."""
+
+    kind: LabelKind
+    classes: Annotated[list[str], Field(min_length=2)] | None = None
+    event: str | None = None
+
+    @model_validator(mode="after")
+    def _sensible(self):
+        if (self.kind == "survival") != (self.event is not None):
+            raise ValueError("expected `event`, a column, for the kind survival, and for no other")
+        if self.classes is not None and self.kind not in ("ordinal", "multilabel", "classification"):
+            raise ValueError(f"kind {self.kind} has no classes; leave `classes` out")
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes are repeated; expected distinct names")
+        return self
+
+
+def _label_spec(value):
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Label = Annotated[LabelSpec, BeforeValidator(_label_spec, json_schema_input_type=LabelKind | LabelSpec)]
 
 
 class External(Settings):
@@ -272,12 +403,14 @@ class Search(Settings):
 
 
 class Sweep(Settings):
-    """The whole document: cohorts, preprocessing, the base trial and the space around it."""
+    """The whole document: cohorts, preprocessing, the base trial and the space around it. licence: of the weights that
+    the run makes, said in their files."""
 
     input: str
-    label_tables: Annotated[list[str], BeforeValidator(_as_list)] = []
+    label_tables: Annotated[list[str], _ONE_OR_SEVERAL] = []
     outdir: str = "results"
-    labels: dict[str, Literal["regression", "classification"]] = {}
+    licence: str | None = None
+    labels: dict[str, Label] = {}
     recipes: Annotated[dict[Annotated[str, AfterValidator(_plain)], AnyRecipe], Field(min_length=1)] = {
         "default": Recipe()
     }

@@ -15,7 +15,38 @@ from tlimb.files import digest, file_digest
 SHORT_NAMES = {
     "architecture": {
         "ResNet": "tlimb.architectures.resnet.ResNet",
+        "DenseNet": "tlimb.architectures.densenet.DenseNet",
+        "ViT": "tlimb.architectures.vit.ViT",
+        "Swin": "tlimb.architectures.swin.Swin",
         "SFCN": "tlimb.architectures.sfcn.SFCN",
+        "Timm": "tlimb.architectures.timm_models.Timm",
+        "SliceSet": "tlimb.architectures.slice_set.SliceSet",
+        "SliceLSTM": "tlimb.architectures.slice_lstm.SliceLSTM",
+        "SliceCNN": "tlimb.architectures.slice_cnn.SliceCNN",
+        "CNN3D": "tlimb.architectures.cnn3d.CNN3D",
+        "CAE": "tlimb.architectures.cae.CAE",
+        "SRCAE": "tlimb.architectures.srcae.SRCAE",
+        "VAE": "tlimb.architectures.vae.VAE",
+        "CNN1D": "tlimb.architectures.cnn1d.CNN1D",
+        "TemporalTransformer": "tlimb.architectures.temporal_transformer.TemporalTransformer",
+        "GRU": "tlimb.architectures.gru.GRU",
+        "LinearBaseline": "tlimb.architectures.baselines.LinearBaseline",
+        "BoostedBaseline": "tlimb.architectures.baselines.BoostedBaseline",
+    },
+    "head": {
+        "LinearHead": "tlimb.architectures.heads.LinearHead",
+        "MLPHead": "tlimb.architectures.heads.MLPHead",
+        "AttentionPoolHead": "tlimb.architectures.heads.AttentionPoolHead",
+        "ProjectionHead": "tlimb.architectures.heads.ProjectionHead",
+        "PredictionHead": "tlimb.architectures.heads.PredictionHead",
+        "Decoder": "tlimb.architectures.decoder.Decoder",
+        "UNetDecoder": "tlimb.architectures.unet_decoder.UNetDecoder",
+        "PosteriorHead": "tlimb.architectures.vae.PosteriorHead",
+        "CodeHead": "tlimb.architectures.decoder.CodeHead",
+    },
+    "adapter": {
+        "LoRA": "tlimb.architectures.adapters.LoRA",
+        "ParallelAdapter": "tlimb.architectures.adapters.ParallelAdapter",
     },
     "module": {
         "BaseDataModule": "tlimb.data.modules.BaseDataModule",
@@ -49,6 +80,10 @@ SHORT_NAMES = {
     },
     "objective": {
         "L2SP": "tlimb.objectives.l2sp.L2SP",
+        "L1Weights": "tlimb.objectives.l1.L1Weights",
+        "L1Code": "tlimb.objectives.l1.L1Code",
+        "Reconstruction": "tlimb.objectives.reconstruction.Reconstruction",
+        "KLDivergence": "tlimb.objectives.kl_divergence.KLDivergence",
     },
     "optimizer": {
         "Adam": "torch.optim.adam.Adam",
@@ -59,6 +94,7 @@ SHORT_NAMES = {
         "CosineAnnealingLR": "torch.optim.lr_scheduler.CosineAnnealingLR",
         "ExponentialLR": "torch.optim.lr_scheduler.ExponentialLR",
         "StepLR": "torch.optim.lr_scheduler.StepLR",
+        "WarmupCosine": "tlimb.scenarios.schedules.WarmupCosine",
     },
 }
 """What a short name stands for, by the place of the sweep in which it may stand."""
@@ -67,7 +103,8 @@ TRUSTED = ("tlimb", "torch", "monai", "timm")
 """Top-level modules whose classes may be named by import path; others need `trusted_modules`."""
 
 GIVEN = {
-    *("self", "params", "optimizer", "in_channels", "input_shape"),
+    *("self", "params", "optimizer", "in_channels", "input_shape", "recipe"),
+    *("encoder", "outputs", "module", "epochs"),
     *("rows", "targets", "images", "seed", "stage"),
 }
 """Arguments that tlimb passes itself; shapes come from the data."""
@@ -166,10 +203,32 @@ def _argument_problems(class_path: str, parameters: dict, init_args: dict, where
 
 @cache
 def _definition(path: str) -> dict | None:
-    """Parameter name -> annotation (or None) of a class's constructor, '**' standing for any name."""
-    module, _, name = path.rpartition(".")
-    classes = {node.name: node for node in statements(module) or [] if isinstance(node, ast.ClassDef)}
-    return _parameters(classes, name) if name in classes else None
+    """Parameter name -> annotation (or None) of a class's constructor, '**' standing for any name.
+
+    A name that its module imports from another one is looked for there.
+    """
+    seen = set()
+    while path and path not in seen:
+        seen.add(path)
+        module, _, name = path.rpartition(".")
+        body = statements(module) or []
+        classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+        if name in classes:
+            return _parameters(classes, name)
+        path = _imported_from(module, name, body)
+    return None
+
+
+def _imported_from(module: str, name: str, body: list[ast.stmt]) -> str:
+    """The path under which a module imports a name from elsewhere; empty where it does not."""
+    source = _source(module)
+    package = module if source is not None and source.name == "__init__.py" else module.rpartition(".")[0]
+    for node in (node for node in body if isinstance(node, ast.ImportFrom)):
+        for alias in node.names:
+            if name == (alias.asname or alias.name):
+                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                return ".".join([*above, *filter(None, [node.module]), alias.name])
+    return ""
 
 
 def _parameters(classes: dict, name: str) -> dict:

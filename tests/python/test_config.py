@@ -46,7 +46,7 @@ def test_every_problem_is_named_at_once_with_its_json_path_and_the_nearest_name(
     assert "recipes.default.registraton: unknown key (did you mean 'registration'?)" in text
     assert "recipes.default.spacing: expected a valid number, found '2'" in text
     assert "stages[0].epochs: expected a valid integer, found '10'" in text
-    assert "stages[1].strategy: expected 'scratch', 'frozen' or 'full', found 'frozn' (did you mean 'frozen'?)" in text
+    assert "stages[1].strategy: expected 'scratch', 'direct', 'frozen' or 'full', found 'frozn' (did you mean 'frozen'?)" in text
     assert "stages[1].data.labelled.m: unknown key" in text
 
 

@@ -65,3 +65,10 @@ def test_checking_torch_classes_imports_no_torch():
         "assert not registry.check('optimizer', 'SGD', {'lr': 0.1}, 'x'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_class_may_be_named_by_any_module_that_imports_it():
+    for path in ("monai.networks.nets.DenseNet121", "monai.networks.nets.densenet.DenseNet121", "torch.optim.Adam"):
+        assert told("architecture", path) == []
+    assert "no class monai.networks.nets.DenseNet1210" in told("architecture", "monai.networks.nets.DenseNet1210")[0]
+    assert "lrr" in told("optimizer", "torch.optim.Adam", {"lrr": 1})[0]
