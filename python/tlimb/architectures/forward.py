@@ -1,6 +1,6 @@
 """Forward passes over many scans, without gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,20 +18,29 @@ BATCH = 16
 
 def encode(network: Network, dataset: Dataset, view: View, device: torch.device) -> np.ndarray:
     """Features (n, F) of a dataset's scans, float32, in their order, by the encoder in evaluation mode."""
-    return _batched(network, network.encode, dataset, view, device)
+    return in_batches(network, network.encode, dataset, view, device)
 
 
-def run(network: Network, dataset: Dataset, view: View, device: torch.device) -> dict[str, np.ndarray]:
-    """Each head's raw outputs {target: (n, outputs)} for a dataset's scans, float32, in their order, in evaluation
+def run(
+    network: Network, names: Sequence[str], dataset: Dataset, view: View, device: torch.device
+) -> dict[str, np.ndarray]:
+    """The raw outputs of some heads {name: (n, outputs)} for a dataset's scans, float32, in their order, in evaluation
     mode."""
-    together = _batched(network, lambda images: torch.cat(list(network(images).values()), 1), dataset, view, device)
-    widths = [head.out_features for head in network.heads]
-    return dict(zip(network.targets, np.split(together, np.cumsum(widths)[:-1], axis=1)))
+    widths: list[int] = []
+
+    def forward(images: Tensor) -> Tensor:
+        outputs = network(images, names)
+        widths[:] = [outputs[name].shape[1] for name in names]
+        return torch.cat([outputs[name] for name in names], 1)
+
+    together = in_batches(network, forward, dataset, view, device)
+    return dict(zip(names, np.split(together, np.cumsum(widths)[:-1], axis=1)))
 
 
-def _batched(
+def in_batches(
     network: Network, forward: Callable[[Tensor], Tensor], dataset: Dataset, view: View, device: torch.device
 ) -> np.ndarray:
+    """What `forward` makes of each scan's image, float32, in their order, in evaluation mode."""
     network.to(device).eval()
     parts = []
     with torch.inference_mode():

@@ -1,5 +1,6 @@
-"""An encoder with one linear head a target."""
+"""An encoder with named heads."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -7,11 +8,20 @@ from torch import Tensor, nn
 
 
 class Encoder(Protocol):
-    """What an encoder class offers; it may also have `dims` (axes of space it takes) and `head_dropout`.
+    """What an encoder offers.
 
-    Constructor arguments named `in_channels` or `input_shape` are filled in from the data.
+    dims: axes of space that it takes: 1 for time series, 2 for slices, 3 for volumes. features: width of what `forward`
+    gives. blocks: its submodules in the order in which an image passes them.
+
+    It may also have `maps` and `pool`, with forward(images) == pool(maps(images)): maps(images) are (B, channels, ...),
+    positions last, pool(maps) are (B, features); heads that look at positions need them, and the number `channels`.
+    `levels(images)` is what its decoder takes, a list that ends with its maps. `head_dropout` is applied to features on
+    their way to the heads, `smallest` the least length of each axis of space that it can take.
+
+    Constructor arguments named `in_channels`, `input_shape` (C, ...) or `recipe` are filled in from the data.
     """
 
+    dims: int
     features: int
     blocks: tuple[str, ...]
 
@@ -20,50 +30,58 @@ class Encoder(Protocol):
 
 
 class Network(nn.Module):
-    """Images (B, C, ...) -> {target: (B, outputs)}; the encoder may be frozen, heads are made for the targets.
+    """Images (B, C, ...) -> {name of a head: what it makes of them}.
 
-    Heads are kept in a list because a target may bear a name that a module dictionary refuses.
+    A head says by its attribute `takes` what it is given: "features" (where it says nothing), "maps" or "levels" of the
+    encoder. Heads are kept in a list because a target may bear a name that a module dictionary refuses.
     """
 
-    def __init__(self, encoder: nn.Module, outputs: dict[str, int]):
+    def __init__(self, encoder: nn.Module, heads: dict[str, nn.Module]):
         super().__init__()
         self.encoder = encoder
-        self.targets = tuple(outputs)
-        self.heads = nn.ModuleList(nn.Linear(encoder.features, count) for count in outputs.values())
+        self.names = tuple(heads)
+        self.heads = nn.ModuleList(heads.values())
         self.dropout = nn.Dropout(getattr(encoder, "head_dropout", 0.0))
-        self.frozen = False
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Each head's raw output: the standardised value (B, 1) or logits (B, classes)."""
-        return self.predict(self.encode(images))
+    def forward(self, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """The raw outputs of the heads `names`, of all where None."""
+        heads = self._chosen(names)
+        kinds = {takes(head) for head in heads.values()}
+        if kinds <= {"features"}:
+            return self.predict(self.encode(images), names)
+        images = _laid_out(images)
+        levels = self.encoder.levels(images) if "levels" in kinds else [self.encoder.maps(images)]
+        given = {"levels": levels, "maps": levels[-1], "features": self.dropout(self.encoder.pool(levels[-1]))}
+        return {name: head(given[takes(head)]) for name, head in heads.items()}
 
     def encode(self, images: Tensor) -> Tensor:
         """Features (B, features); 2D images in channels-last order, which is a fifth faster on a CPU."""
-        if images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.encoder(images)
+        return self.encoder(_laid_out(images))
 
-    def predict(self, features: Tensor) -> dict[str, Tensor]:
-        """The heads alone, on features (B, features)."""
+    def predict(self, features: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Heads that take features alone, on features (B, features)."""
         features = self.dropout(features)
-        return {target: head(features) for target, head in zip(self.targets, self.heads)}
+        return {name: head(features) for name, head in self._chosen(names).items()}
 
-    def freeze_encoder(self) -> None:
-        """Fix the encoder: no gradients, and evaluation mode for good: batch statistics stay, its dropout is off."""
-        self.frozen = True
-        self.encoder.requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "Network":
-        """Training or evaluation mode; a frozen encoder stays in evaluation mode."""
-        super().train(mode)
-        if self.frozen:
-            self.encoder.eval()
-        return self
+    def head(self, name: str) -> nn.Module:
+        """One head by its name."""
+        return self.heads[self.names.index(name)]
 
     def weights(self) -> dict[str, Tensor]:
-        """All tensors by the names they have in files: ``encoder.<name>`` and ``heads.<target>.<name>``."""
+        """All tensors by the names they have in files: ``encoder.<name>`` and ``heads.<head>.<name>``."""
         tensors = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
-        for target, head in zip(self.targets, self.heads):
-            tensors |= {f"heads.{target}.{name}": tensor for name, tensor in head.state_dict().items()}
+        for name, head in zip(self.names, self.heads):
+            tensors |= {f"heads.{name}.{key}": tensor for key, tensor in head.state_dict().items()}
         return tensors
+
+    def _chosen(self, names: Sequence[str] | None) -> dict[str, nn.Module]:
+        return {name: head for name, head in zip(self.names, self.heads) if names is None or name in names}
+
+
+def takes(head: nn.Module) -> str:
+    """What a head is given: "features", "maps" or "levels"."""
+    return getattr(head, "takes", "features")
+
+
+def _laid_out(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
