@@ -1,0 +1,31 @@
+"""The divergence of a variational autoencoder's posterior from its prior."""
+
+from torch import Tensor, nn
+
+from tlimb.architectures.network import Network
+
+
+class KLDivergence(nn.Module):
+    r"""weight * 2 / D * mean over scans of KL(N(mu, diag(sigma^2)) || N(0, I)), D voxels (times channels) an image.
+
+    KL = 1/2 sum_j (mu_j^2 + sigma_j^2 - log sigma_j^2 - 1): Kingma, Welling (2014), "Auto-encoding variational Bayes",
+    ICLR, appendix B. Reconstruction is a mean over voxels of squared errors, 2 / D times -log p(x | z) of a normal
+    distribution of variance 1 but for a constant. With weight 1 their sum is therefore 2 / D times the negative
+    variational bound of that paper; another weight is beta of Higgins et al. (2017), "beta-VAE", ICLR, or the variance
+    of that distribution. Beside Reconstruction by l1, the bound of a Laplace distribution of scale 1 has weight 1/2.
+    """
+
+    heads = {"posterior": {"class_path": "PosteriorHead", "init_args": {}}}
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    def start(self, network: Network, pretrained: bool) -> None:
+        """Nothing to remember."""
+
+    def forward(self, network: Network, batch, outputs: dict[str, Tensor]) -> Tensor:
+        """The term's value, a scalar."""
+        mean, log_variance = outputs["posterior"].chunk(2, dim=1)
+        divergence = (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1) / 2
+        return self.weight * 2 / batch[0][0].numel() * divergence.mean()

@@ -1,0 +1,76 @@
+"""Reconstruction: the images themselves are what is predicted."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss, mse_loss
+
+from tlimb.architectures.network import Network
+from tlimb.errors import InputError, Problem
+from tlimb.seeds import seed_for
+
+
+class Reconstruction(nn.Module):
+    r"""weight * mean over scans and voxels of (x' - x)^2, or of |x' - x|; x' is the decoder's image of x.
+
+    As a primary term it learns without labels. As an auxiliary term beside the cross-entropy it is trans-MRI's mixed
+    mode: its alpha MSE + (1 - alpha) CE is CE + weight MSE times 1 - alpha, with weight = alpha / (1 - alpha); the
+    factor 1 - alpha, common to all gradients, is one that Adam does not see.
+
+    The decoder is the head "reconstruction": a Decoder, unless the stage names another one under `heads`.
+
+    masked: share of cubes of `patch` voxels that are set to 0 before the encoder, drawn anew for each scan and epoch in
+    training, and alike in every epoch otherwise; the mean is then over the voxels in them alone: Xie et al. (2022), "SimMIM: A simple framework for masked image
+    modeling", CVPR (there 0.6, patches of 32 pixels, l1, and a learnt value in place of 0). For a primary term only.
+    """
+
+    on_images = True
+    head = "reconstruction"
+    heads = {head: {"class_path": "Decoder", "init_args": {}}}
+
+    def __init__(self, loss: Literal["mse", "l1"] = "mse", weight: float = 1.0, masked: float = 0.0, patch: int = 8):
+        super().__init__()
+        if not 0 <= masked < 1 or patch < 1:
+            message = f"expected masked from 0 to below 1 and patch of at least 1, found {masked} and {patch}"
+            raise InputError([Problem("Reconstruction", message)])
+        self.loss, self.weight, self.masked, self.patch = loss, weight, masked, patch
+        self.mask: Tensor | None = None
+
+    def start(self, network: Network, pretrained: bool) -> None:
+        """Called where it is an auxiliary term. Raises InputError if it masks: the primary term would see the holes."""
+        if self.masked:
+            message = "masks images for the primary term, too; make it the primary term, or set masked to 0"
+            raise InputError([Problem("objective.auxiliary: Reconstruction", message)])
+
+    def seen(self, images: Tensor) -> Tensor:
+        """The images (B, C, ...) as the network sees them: with holes, which are remembered for `forward`."""
+        if not self.masked:
+            return images
+        fixed = None if self.training else torch.Generator(images.device).manual_seed(seed_for(0, "mask"))
+        self.mask = draw_mask(images, self.masked, self.patch, fixed)
+        return images.masked_fill(self.mask, 0.0)
+
+    def forward(self, network: Network, batch, outputs: dict[str, Tensor]) -> Tensor:
+        """The term's value, a scalar."""
+        return self.weight * self.each(batch[0], outputs).mean()
+
+    def each(self, images: Tensor, outputs: dict[str, Tensor]) -> Tensor:
+        """The mean error of each scan, (B,), over all of its voxels or those that were hidden."""
+        errors = {"mse": mse_loss, "l1": l1_loss}[self.loss](outputs[self.head], images, reduction="none").flatten(1)
+        if not self.masked:
+            return errors.mean(dim=1)
+        hidden = self.mask.expand_as(images).flatten(1)
+        return (errors * hidden).sum(dim=1) / hidden.sum(dim=1)
+
+
+def draw_mask(images: Tensor, share: float, patch: int, generator: torch.Generator | None = None) -> Tensor:
+    """True in randomly drawn cubes, (B, 1, ...): of each image the same number of cubes, `share` of them rounded, at
+    least one. Cubes at the end of an axis may be smaller. generator: torch's own where None."""
+    grid = [-(-size // patch) for size in images.shape[2:]]
+    drawn = torch.rand(len(images), *grid, device=images.device, generator=generator)
+    ranks = drawn.flatten(1).argsort(1).argsort(1)
+    mask = (ranks < max(1, round(share * ranks.shape[1]))).unflatten(1, (1, *grid))
+    for axis, size in enumerate(images.shape[2:]):
+        mask = mask.repeat_interleave(patch, axis + 2).narrow(axis + 2, 0, size)
+    return mask
