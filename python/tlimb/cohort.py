@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from tlimb.errors import InputError, Problem, nearest
+from tlimb.config import LabelSpec
+from tlimb.errors import InputError, Problem
 from tlimb.folders import read_scans, with_folders
+from tlimb.label_problems import label_problems
 from tlimb.label_tables import join_tables
-from tlimb.labels import Label, is_number, read_label, some
+from tlimb.labels import Label, read_label, some
 from tlimb.samplesheet import OPTIONAL, REQUIRED, Sheet, cell_problems, column_problems
 from tlimb.scan_files import URL, absolute, file_problems
 from tlimb.split_file import read_split
@@ -32,17 +34,17 @@ class Cohort:
 
 def read_cohort(
     samplesheet: Path,
-    kinds: dict[str, str] | None = None,
+    kinds: dict[str, LabelSpec] | None = None,
     tables: Sequence[Path] = (),
     split_file: Path | None = None,
 ) -> Cohort:
     """Read and check a samplesheet (CSV or TSV) or a BIDS folder, and the header of every file in it.
 
     Relative paths count from the samplesheet's own folder, symbolic links resolved; URLs are left unchecked. A row
-    whose image is a folder stands for the scans of that BIDS dataset. kinds: label -> classification or regression,
-    overrules what the values suggest. tables: more labels, joined by subject. split_file: the user's own split.
-    Raises InputError with every problem of the sheet, the tables and the files, by row (1 is the first under the
-    header) and column.
+    whose image is a folder stands for the scans of that BIDS dataset. kinds: label -> what the sweep says of it, which
+    overrules what the values suggest. tables: more labels, joined by subject. split_file: the user's own split. Raises
+    InputError with every problem of the sheet, the tables and the files, by row (1 is the first under the header) and
+    column.
     """
     sheet = read_scans(Path(samplesheet))
     problems = [] if sheet.path.is_dir() else column_problems(sheet)
@@ -51,13 +53,8 @@ def read_cohort(
         sheet, found = with_folders(sheet)
         sheet, more = join_tables(sheet, tables)
         problems += found + more
-    labels = {
-        name: read_label(sheet.frame[name], (kinds or {}).get(name))
-        for name in sheet.frame.columns
-        if name not in REQUIRED + OPTIONAL
-    }
-    problems += _kind_problems(sheet, labels, kinds or {}) + _comma_problems(sheet, labels, kinds or {})
-    problems += cell_problems(sheet)
+    labels = _labels(sheet, kinds or {})
+    problems += label_problems(sheet, labels, kinds or {}) + cell_problems(sheet)
     folds, warnings = None, []
     if whole:
         scans = _scans(sheet)
@@ -71,7 +68,7 @@ def read_cohort(
         raise InputError(problems)
     table = scans.assign(**{name: label.values for name, label in labels.items()})
     warnings = [*sheet.warnings, *_warnings(sheet, table, labels), *warnings]
-    summary = _summary(table, labels) | {"split_file": folds, "warnings": warnings}
+    summary = _summary(table, labels) | {"split_file": folds, "files": {}, "warnings": warnings}
     return Cohort(table.sort_values("scan_id", ignore_index=True), summary)
 
 
@@ -100,29 +97,15 @@ def _split(path: Path, scans: pd.DataFrame):
         return None, [], error.problems
 
 
-def _kind_problems(sheet: Sheet, labels: dict[str, Label], kinds: dict[str, str]) -> list[Problem]:
-    problems = []
-    for name, kind in kinds.items():
-        if name not in labels:
-            message = f"the samplesheet {sheet.path.name} has no such label"
-            problems.append(Problem(f"labels.{name}", message, nearest(name, labels)))
-        elif kind == "regression" and not labels[name].numeric:
-            known = labels[name].values.dropna().drop(labels[name].commas)
-            for row, cell in known[~known.map(is_number).astype(bool)].items():
-                message = f"'{cell}' is no number, and regression needs numbers"
-                problems.append(Problem(sheet.place(row, name), message))
-    return problems
-
-
-def _comma_problems(sheet: Sheet, labels: dict[str, Label], kinds: dict[str, str]) -> list[Problem]:
-    """Labels of numbers with a decimal comma, unless the user says that they are classes."""
-    problems = []
-    for name, label in labels.items():
-        if label.commas and kinds.get(name) != "classification":
-            cells = [f"{sheet.name(row)} '{label.values[row]}'" for row in label.commas]
-            hint = f"write {label.values[label.commas[0]].replace(',', '.')}"
-            problems.append(Problem(f"{sheet.path.name}, column {name}", f"decimal comma in {some(cells)}", hint))
-    return problems
+def _labels(sheet: Sheet, specs: dict[str, LabelSpec]) -> dict[str, Label]:
+    """Every column of the sheet that is no part of a scan's description, as a label."""
+    labels = {}
+    for name in sheet.frame.columns:
+        if name not in REQUIRED + OPTIONAL:
+            spec = specs.get(name)
+            told = (spec.kind, spec.classes, spec.event or "") if spec else ()
+            labels[name] = read_label(sheet.frame[name], *told)
+    return labels
 
 
 def _repeated(sheet: Sheet, scans: pd.DataFrame) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,18 @@ import pandas as pd
 
 MISSING = {"", "n/a", "na", "nan", "null"}
 """Cells, whatever their case, that mean that a label is not known."""
+
+ONE_CLASS = ("classification", "ordinal")
+"""Kinds of label of which a scan has one class."""
+
+CLASSES = (*ONE_CLASS, "multilabel")
+"""Kinds of label that have classes."""
+
+NUMBERS = ("regression", "survival")
+"""Kinds of label that need numbers."""
+
+SEVERAL = ";"
+"""What stands between the classes of one cell; alone it says that there are none."""
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -24,6 +36,7 @@ class Label:
     values: float64 or text, null where missing, with the rows of the samplesheet as its index.
     odd: rows whose value kept the column from being numbers, while most others are numbers.
     commas: rows with a number like 35,8, where most are such.
+    event: the column that says whether the time in this one is that of an event; empty for other kinds.
     """
 
     values: pd.Series
@@ -31,6 +44,7 @@ class Label:
     classes: list[str]
     odd: list[int]
     commas: list[int]
+    event: str = ""
 
     @property
     def numeric(self) -> bool:
@@ -39,15 +53,21 @@ class Label:
 
     def facts(self) -> dict:
         """The label as cohort.json describes it."""
-        return {"kind": self.kind, "classes": self.classes, "n": int(self.values.notna().sum())}
+        event = {"event": self.event} if self.event else {}
+        return {"kind": self.kind, "classes": self.classes, "n": int(self.values.notna().sum())} | event
 
 
-def read_label(cells: pd.Series, kind: str | None = None) -> Label:
-    """A label from the text of its cells; `kind` overrules what the values suggest.
+def read_label(
+    cells: pd.Series, kind: str | None = None, classes: Sequence[str] | None = None, event: str = ""
+) -> Label:
+    """A label from the text of its cells; `kind` and `classes` overrule what the values suggest.
 
     All finite numbers: float64; otherwise text, as written. Text and at most 10 distinct whole numbers are
-    classification, else regression. Classes are sorted, whole numbers written without a decimal point.
+    classification, else regression. Classes are in the order in which they are given, or sorted; whole numbers are
+    written without a decimal point. Cells of several classes become text with the classes in their order.
     """
+    if kind == "multilabel":
+        return _read_several(cells, classes)
     unknown = missing(cells)
     present = cells[~unknown]
     numbers = present.map(is_number).astype(bool)
@@ -57,14 +77,40 @@ def read_label(cells: pd.Series, kind: str | None = None) -> Label:
         distinct = sorted(set(values.dropna()))
         few_whole = 0 < len(distinct) <= FEW and all(value.is_integer() for value in distinct)
         kind = kind or ("classification" if few_whole else "regression")
-        classes, odd = [class_name(value) for value in distinct], []
+        found, odd = [class_name(value) for value in distinct], []
     else:
         values = cells.where(~unknown)
         kind = kind or "classification"
-        classes = sorted(set(present))
+        found = sorted(set(present))
         odd = list(present.index[~numbers]) if numbers.mean() >= 0.5 else []
     with_comma = list(present.index[commas]) if commas.mean() > 0.5 else []
-    return Label(values, kind, classes if kind == "classification" else [], odd, with_comma)
+    return Label(values, kind, list(classes or found) if kind in CLASSES else [], odd, with_comma, event)
+
+
+def _read_several(cells: pd.Series, classes: Sequence[str] | None) -> Label:
+    known = cells[~missing(cells)]
+    classes = list(classes or sorted(classes_of(known, "multilabel")))
+    order = {name: number for number, name in enumerate(classes)}
+    sets = {cell: together(sorted(set(classes_in(cell)), key=lambda name: order.get(name, -1))) for cell in set(known)}
+    return Label(known.map(sets).reindex(cells.index).astype("str"), "multilabel", classes, [], [])
+
+
+def classes_in(cell: str) -> list[str]:
+    """The classes of a cell of several; none where it holds a ';' alone."""
+    return [name.strip() for name in cell.split(SEVERAL) if name.strip()]
+
+
+def together(names: list[str]) -> str:
+    """Several classes as one cell."""
+    return SEVERAL.join(names) or SEVERAL
+
+
+def classes_of(column: pd.Series, kind: str) -> set[str]:
+    """Every class that the known labels of a column have, numbers as they are written as classes."""
+    known = column.dropna()
+    if kind == "multilabel":
+        return {name for cell in set(known) for name in classes_in(cell)}
+    return {class_name(value) if isinstance(value, float) else value for value in set(known)}
 
 
 def is_number(cell: str) -> bool:
@@ -93,3 +139,13 @@ def some(items: Iterable, named: int = 5) -> str:
 def class_name(value: float) -> str:
     """How a number is written as a class: 1.0 as "1", 1.5 as "1.5"."""
     return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def signed_times(times: pd.Series, events: pd.Series) -> pd.Series:
+    """Times of events as they are, and those until which none was seen (event 0) negative; missing stays missing."""
+    return times.where(events == 1, -times)
+
+
+def members(codes: np.ndarray, classes: int) -> np.ndarray:
+    """Which of the classes each sum of 2^index holds, (n,) -> (n, classes) of bool."""
+    return (codes.astype("int64")[:, None] >> np.arange(classes)) & 1 == 1

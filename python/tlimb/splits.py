@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tlimb.errors import InputError, Problem
+from tlimb.labels import NUMBERS
 from tlimb.seeds import seed_for
 
 ROLES = ("train", "validation", "test")
@@ -73,8 +74,8 @@ def divide(people: pd.DataFrame, split: dict, kinds: dict[str, str], listed: dic
     """Who has which role in one concrete split, and how often a training person is drawn.
 
     people: one row a person, indexed by person, with the columns of ``split["stratify"]`` and, for the scheme `site`,
-    ``split["column"]`` as text. split: one of `resolved`. kinds: label -> regression or classification; a regression
-    label is stratified by fifths. listed: role -> persons, of the scheme `file`; who is not listed takes no part.
+    ``split["column"]`` as text. split: one of `resolved`. kinds: label -> what it is, as in cohort.json; quantities and
+    times are stratified by fifths. listed: role -> persons, of the scheme `file`; who is not listed takes no part.
 
     Returns columns role and times (1 unless a replicate drew the person more often), indexed by person, sorted. Smaller
     `n` are subsets of larger ones; validation and test depend on neither `n` nor `replicate`. Raises ValueError when a
@@ -190,7 +191,7 @@ def _stratum_names(people: pd.DataFrame, labels: list[str], kinds: dict[str, str
         column = people[label]
         if column.isna().all():
             raise ValueError(f"nobody has '{label}', by which the split is stratified")
-        if kinds[label] == "regression":
+        if kinds[label] in NUMBERS:
             column = _fifths(column)
         parts = parts + "/" + column.astype("str").fillna("")
     return parts

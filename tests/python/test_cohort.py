@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tlimb import scan_files
 from tlimb.cohort import chunk_files, chunks, read_cohort
+from tlimb.config import LabelSpec
 from tlimb.errors import InputError
 from tlimb.labels import read_label, same_value
 from tlimb.split_file import ROLES
@@ -37,7 +38,7 @@ def sheet(tmp_path):
 
 def problems(path, kinds=None, **options) -> list[str]:
     with pytest.raises(InputError) as caught:
-        read_cohort(path, kinds, **options)
+        read_cohort(path, {name: LabelSpec(kind=kind) for name, kind in (kinds or {}).items()}, **options)
     return [str(problem) for problem in caught.value.problems]
 
 
@@ -270,7 +271,7 @@ def test_numbers_with_a_decimal_comma_are_told_unless_they_are_classes(sheet):
     expected = "cohorts.csv, column age: decimal comma in row 1 '35,8', row 2 '-36,1' (write 35.8)"
     assert only(path) == expected
     assert only(path, {"age": "regression"}) == expected
-    classes = read_cohort(path, {"age": "classification"}).summary["labels"]["age"]["classes"]
+    classes = read_cohort(path, {"age": LabelSpec(kind="classification")}).summary["labels"]["age"]["classes"]
     assert classes == ["-36,1", "35,8", "37"]
 
 
@@ -289,7 +290,7 @@ def test_a_label_that_part_of_a_cohort_lacks_is_a_warning(sheet):
 def test_the_sweep_overrules_kinds_and_names_labels_that_are_not_there(sheet):
     path = sheet("cohort,subject,image,sex,apoe\nx,s1,a.nii.gz,0,e3\nx,s2,b.nii.gz,1,e4\n")
     assert read_cohort(path).summary["labels"]["sex"] == {"kind": "classification", "classes": ["0", "1"], "n": 2}
-    assert read_cohort(path, {"sex": "regression"}).summary["labels"]["sex"]["kind"] == "regression"
+    assert read_cohort(path, {"sex": LabelSpec(kind="regression")}).summary["labels"]["sex"]["kind"] == "regression"
     assert "did you mean 'sex'" in only(path, {"sexx": "regression"})
     assert len(problems(path, {"apoe": "regression"})) == 2
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tlimb.errors import InputError
 from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
 from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS, METRICS, metric, score, weighted_metric
+from tlimb.ranking.answer import WORDS
 
 SETTING = {"resamples": 200, "confidence": 0.95, "seed": 0}
 
@@ -77,10 +78,110 @@ def test_regression_metrics_equal_scikit_learn_on_drawn_rows(seed, scale, offset
             assert value == pytest.approx(oracle(name, truth[drawn], prediction[drawn], None), rel=1e-7), name
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), classes=st.integers(2, 5))
+def test_agreement_on_ordered_classes_equals_scikit_learn_on_drawn_rows(seed, classes):
+    from sklearn.metrics import cohen_kappa_score
+
+    truth, prediction, probabilities = classified(np.random.default_rng(seed), 40, classes)
+    weights = np.random.default_rng(seed).multinomial(40, np.full(40, 1 / 40), size=3)
+    values = weighted_metric("quadratic_kappa", truth, prediction, probabilities, weights.astype(float))
+    for value, row in zip(values, weights, strict=True):
+        drawn = np.repeat(np.arange(40), row)
+        expected = cohen_kappa_score(truth[drawn], prediction[drawn], weights="quadratic")
+        assert value == pytest.approx(expected, abs=1e-10)
+
+
+def test_ordered_classes_that_never_differ_have_no_kappa():
+    assert math.isnan(metric("quadratic_kappa", [1, 1], [1, 1], [[0.0, 1.0]] * 2))
+
+
+def sets_of(rng, n, classes):
+    """Which classes each row has and how probable each is, with every class there and absent somewhere."""
+    truth = rng.random((n, classes)) < 0.4
+    truth[:2] = [[True] * classes, [False] * classes]
+    return truth, np.round(0.5 * truth + rng.random((n, classes)) * 0.8, 1).clip(0, 1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), classes=st.integers(2, 5))
+def test_metrics_of_several_classes_at_once_equal_scikit_learn_on_drawn_rows(seed, classes):
+    from sklearn import metrics as sk
+
+    rng = np.random.default_rng(seed)
+    truth, probabilities = sets_of(rng, 30, classes)
+    weights = rng.multinomial(30, np.full(30, 1 / 30), size=3)
+    weights[:, :2] += 1
+    said, codes = probabilities >= 0.5, 2 ** np.arange(classes)
+    for row in weights:
+        drawn = np.repeat(np.arange(30), row)
+        true, own, scores = truth[drawn], said[drawn], probabilities[drawn]
+        occurs = (true | own).any(axis=0)
+        expected = {
+            "mean_auroc": sk.roc_auc_score(true, scores, average="macro"),
+            "mean_auprc": sk.average_precision_score(true, scores, average="macro"),
+            "macro_f1": sk.f1_score(true, own, average=None, zero_division=0)[occurs].mean(),
+            "subset_accuracy": sk.accuracy_score(true, own),
+            "hamming_loss": sk.hamming_loss(true, own),
+        }
+        assert list(expected) == METRICS["multilabel"]
+        for name, value in expected.items():
+            found = weighted_metric(name, truth @ codes, said @ codes, probabilities, row[None].astype(float))
+            assert found[0] == pytest.approx(value, abs=1e-10), name
+
+
+def test_a_class_that_nobody_or_everybody_has_leaves_no_mean_area():
+    probabilities = [[0.2, 0.7], [0.6, 0.1]]
+    for truth in ([0, 1], [2, 3]):
+        assert math.isnan(metric("mean_auroc", truth, [0, 0], probabilities))
+        assert math.isfinite(metric("hamming_loss", truth, [0, 0], probabilities))
+
+
+def concordant_by_hand(times, risks):
+    """Harrell's C by looking at each pair; None where no pair can be compared."""
+    agreeing = pairs = 0
+    for i, j in [(i, j) for i in range(len(times)) for j in range(len(times)) if i != j]:
+        later = abs(times[j]) > times[i] or (abs(times[j]) == times[i] and times[j] < 0)
+        if times[i] > 0 and later:
+            pairs += 1
+            agreeing += 1 if risks[i] > risks[j] else 0.5 if risks[i] == risks[j] else 0
+    return agreeing / pairs if pairs else None
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), block=st.sampled_from([7, 10**6]))
+def test_concordance_counts_pairs_one_by_one_on_drawn_rows(seed, block):
+    rng = np.random.default_rng(seed)
+    times = rng.integers(1, 8, 25) * np.where(rng.random(25) < 0.5, 1.0, -1.0)
+    risks, weights = rng.integers(0, 5, 25).astype(float), rng.multinomial(25, np.full(25, 1 / 25), size=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlimb.evaluation.concordance.BLOCK", block)
+        values = weighted_metric("c_index", times, risks, None, weights.astype(float))
+    for value, row in zip(values, weights, strict=True):
+        drawn = np.repeat(np.arange(25), row)
+        expected = concordant_by_hand(times[drawn], risks[drawn])
+        assert math.isnan(value) if expected is None else value == pytest.approx(expected, abs=1e-12)
+
+
+def test_without_an_event_there_is_no_concordance():
+    assert math.isnan(metric("c_index", [-1.0, -2.0], [0.5, 0.1]))
+
+
+def test_scores_of_times_read_the_event_of_each_row():
+    rng = np.random.default_rng(0)
+    times, risks, seen = rng.random(40) + 0.1, rng.normal(size=40), rng.random(40) < 0.6
+    frame = predictions_of([f"p{i}" for i in range(40)], times, risks, "relapse").assign(event=seen.astype(float))
+    scored = score(frame, {"relapse": {"kind": "survival", "classes": []}}, **SETTING)["relapse"]["metrics"]["c_index"]
+    assert scored["value"] == pytest.approx(concordant_by_hand(np.where(seen, times, -times), risks))
+    assert scored["low"] < scored["value"] < scored["high"]
+
+
 def test_every_metric_has_a_direction_and_every_kind_a_default():
     assert set(DIRECTIONS) == {name for names in METRICS.values() for name in names}
-    assert {name for name, way in DIRECTIONS.items() if way == "min"} == {"mae", "rmse", "brier", "log_loss"}
-    assert all(DEFAULT[kind] in METRICS[kind] for kind in METRICS)
+    assert {name for name, way in DIRECTIONS.items() if way == "min"} == {
+        *("mae", "rmse", "brier", "log_loss", "hamming_loss")
+    }
+    assert all(DEFAULT[kind] in METRICS[kind] for kind in METRICS) and set(WORDS) == set(DIRECTIONS)
 
 
 def test_what_cannot_be_computed_is_nan():
@@ -105,7 +206,7 @@ def test_an_unknown_metric_names_the_nearest():
 def predictions_of(persons, truth, prediction, target="age", probabilities=None):
     lists = [None] * len(truth) if probabilities is None else list(map(list, probabilities))
     columns = {"scan_id": [f"c/s{i}/1/T1w" for i in range(len(truth))], "person": persons, "target": target}
-    return pd.DataFrame(columns | {"truth": truth, "prediction": prediction, "probabilities": lists})
+    return pd.DataFrame(columns | {"truth": truth, "prediction": prediction, "probabilities": lists, "event": np.nan})
 
 
 def test_scores_hold_every_metric_with_an_interval_around_the_value():

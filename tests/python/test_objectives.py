@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from tlimb.architectures.build import build_network
 from tlimb.data.augment.mixup import Mixed
+from tlimb.data.bins import Bins
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
 from tlimb.objectives.l2sp import L2SP
@@ -172,3 +174,143 @@ def test_auxiliary_terms_do_not_see_the_mixing(network):
     mixed = objective(network, (images, mixed_by_hand(label)), outputs)
     assert float(mixed["l2sp"].detach()) == float(plain["l2sp"].detach()) > 0
     assert float(mixed["primary"].detach()) != float(plain["primary"].detach())
+
+
+BINNED = Target("age", "regression", (), 50.0, 10.0, Bins(30.0, 70.0, 2.0, 1.5))
+GRADE = Target("grade", "ordinal", ("none", "mild", "severe", "fatal"))
+FINDINGS = Target("findings", "multilabel", ("atrophy", "lesion", "tumour"))
+RELAPSE = Target("relapse", "survival")
+
+
+def loss_of(target, output, label):
+    return float(build_objective(PLAIN, [target]).primary({target.name: torch.tensor(output)}, [torch.tensor(label)]))
+
+
+def test_soft_bins_are_the_divergence_from_a_normal_distribution_over_bins():
+    random = np.random.default_rng(0)
+    ages, output = np.array([33.0, 50.5, 69.0]), random.normal(size=(3, 20))
+    low = 30 + 2 * np.arange(20)
+    q = norm.cdf(low + 2, ages[:, None], 1.5) - norm.cdf(low, ages[:, None], 1.5) + 1e-16
+    p = np.exp(output) / np.exp(output).sum(axis=1, keepdims=True)
+    expected = (q * np.log(q / p)).sum(axis=1).mean()
+    assert loss_of(BINNED, output, (ages - 50) / 10) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_soft_bin_prediction_is_the_expected_centre_of_a_bin():
+    output = np.random.default_rng(1).normal(size=(4, 20))
+    p = np.exp(output) / np.exp(output).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(BINNED.decode(output)[0], (p * (31 + 2 * np.arange(20))).sum(axis=1))
+    assert BINNED.outputs == 20
+
+
+def test_the_ordinal_loss_is_minus_the_logarithm_of_the_probability_of_the_class():
+    output, classes = np.random.default_rng(2).normal(size=(6, 3)), np.array([0, 1, 2, 3, 3, 1])
+    beyond = 1 / (1 + np.exp(-output))
+    probability = [np.prod(beyond[i, :k]) * (1 - beyond[i, k] if k < 3 else 1) for i, k in enumerate(classes)]
+    assert loss_of(GRADE, output, classes.astype(float)) == pytest.approx(-np.log(probability).mean(), rel=1e-12)
+
+
+def test_the_ordinal_loss_is_that_of_conditional_sets_up_to_their_sizes():
+    output, classes = np.random.default_rng(3).normal(size=(8, 3)), np.array([0, 1, 2, 3, 3, 1, 0, 2])
+    total = 0.0
+    for j in range(3):
+        reached = classes >= j
+        s, further = 1 / (1 + np.exp(-output[reached, j])), classes[reached] > j
+        total -= np.where(further, np.log(s), np.log(1 - s)).sum()
+    assert loss_of(GRADE, output, classes.astype(float)) == pytest.approx(total / 8, rel=1e-12)
+
+
+def test_probabilities_of_ordered_classes_sum_to_one_and_their_median_is_said():
+    output = np.random.default_rng(4).normal(size=(50, 3)) * 3
+    said, probabilities = GRADE.decode(output)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    beyond = np.cumprod(1 / (1 + np.exp(-output)), axis=1)
+    np.testing.assert_allclose(probabilities[:, 1:].sum(axis=1), beyond[:, 0])
+    assert np.array_equal(said, (beyond > 0.5).sum(axis=1)) and set(said) == {0, 1, 2, 3}
+
+
+def test_several_classes_at_once_cost_the_mean_of_their_binary_cross_entropies():
+    random = np.random.default_rng(5)
+    output, label = random.normal(size=(4, 3)), random.integers(0, 2, (4, 3)).astype(float)
+    s = 1 / (1 + np.exp(-output))
+    expected = -(label * np.log(s) + (1 - label) * np.log(1 - s)).mean()
+    assert loss_of(FINDINGS, output, label) == pytest.approx(expected, rel=1e-12)
+    unknown = np.vstack([label, np.full((1, 3), np.nan)])
+    assert loss_of(FINDINGS, np.vstack([output, [[9.0] * 3]]), unknown) == pytest.approx(expected, rel=1e-12)
+
+
+def test_another_loss_of_torch_may_teach_several_classes_at_once():
+    spec = {"primary": {"class_path": "torch.nn.modules.loss.MSELoss", "init_args": {}}, "auxiliary": []}
+    outputs, labels = {"findings": torch.tensor([[1.0, 0, 0], [0, 0, 0]])}, [torch.tensor([[0.0, 0, 0], [1, 1, 0]])]
+    assert float(build_objective(spec, [FINDINGS]).primary(outputs, labels)) == pytest.approx(3 / 6)
+
+
+def breslow(times, seen, risk):
+    """The negative partial log-likelihood a mean event, one event after the other."""
+    def logarithm_at_risk(i):
+        return np.log(sum(np.exp(risk[j]) for j in range(len(times)) if times[j] >= times[i]))
+
+    return -np.mean([risk[i] - logarithm_at_risk(i) for i in range(len(times)) if seen[i]])
+
+
+def test_the_cox_loss_is_the_partial_likelihood_of_breslow():
+    random = np.random.default_rng(6)
+    times, seen, risk = random.integers(1, 6, 12).astype(float), random.random(12) < 0.6, random.normal(size=12)
+    label = np.where(seen, times, -times)
+    assert loss_of(RELAPSE, risk[:, None], label) == pytest.approx(breslow(times, seen, risk), rel=1e-12)
+    shown = loss_of(RELAPSE, np.r_[risk, 50.0][:, None], np.r_[label, np.nan])
+    assert shown == pytest.approx(breslow(times, seen, risk), rel=1e-12)
+
+
+def test_the_cox_loss_of_one_event_among_equals_is_the_logarithm_of_their_number():
+    assert loss_of(RELAPSE, np.zeros((5, 1)), np.array([1.0, -2.0, -3.0, -1.0, -0.5])) == pytest.approx(np.log(4))
+
+
+def test_a_batch_without_an_event_costs_nothing_and_gives_finite_gradients():
+    output = torch.zeros(3, 1, requires_grad=True)
+    loss = build_objective(PLAIN, [RELAPSE]).primary({"relapse": output}, [torch.tensor([-1.0, -2.0, float("nan")])])
+    loss.backward()
+    assert float(loss.detach()) == 0 and not output.grad.any()
+
+
+def test_the_gradient_of_the_cox_loss_is_that_of_its_formula():
+    output, label = torch.randn(6, 1, dtype=torch.float64, requires_grad=True), torch.tensor([1.0, 2, -2, 4, -5, 2])
+    objective = build_objective(PLAIN, [RELAPSE])
+    assert torch.autograd.gradcheck(lambda risk: objective.primary({"relapse": risk}, [label.double()]), output)
+
+
+def test_every_kind_learns_together_with_any_other():
+    targets = [BINNED, GRADE, FINDINGS, RELAPSE, SEX]
+    outputs = {target.name: torch.randn(4, target.outputs, requires_grad=True) for target in targets}
+    labels = [torch.zeros(4), torch.ones(4), torch.ones(4, 3), torch.tensor([1.0, -2, 3, 4]), torch.zeros(4)]
+    outputs["sex"], targets[-1] = torch.randn(4, 3, requires_grad=True), SEX
+    whole = build_objective(PLAIN, targets).primary(outputs, labels)
+    whole.backward()
+    alone = [build_objective(PLAIN, [one]).primary(outputs, [label]).item() for one, label in zip(targets, labels)]
+    assert float(whole.detach()) == pytest.approx(np.mean(alone), rel=1e-6)
+    assert all(outputs[target.name].grad.any() for target in targets)
+
+
+def test_mixed_labels_of_soft_bins_and_ordered_and_several_classes_weigh_both_losses():
+    labels = torch.randn(5), torch.tensor([0.0, 1, 2, 3, 1]), torch.eye(5)[:, :3]
+    for target, label in zip((BINNED, GRADE, FINDINGS), labels):
+        output, mixed = {target.name: torch.randn(5, target.outputs)}, mixed_by_hand(label)
+        objective = build_objective(PLAIN, [target])
+        own, other = (
+            [float(objective.primary({target.name: output[target.name][[i]]}, [side[[i]]])) for i in range(5)]
+            for side in (mixed.labels[0], mixed.partner[0])
+        )
+        weight = mixed.weight.numpy()
+        expected = (weight * own + (1 - weight) * other).mean()
+        assert float(objective.primary(output, mixed)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_times_until_an_event_cannot_be_mixed():
+    with pytest.raises(InputError, match="no mixture"):
+        build_objective(PLAIN, [RELAPSE]).primary({"relapse": torch.zeros(5, 1)}, mixed_by_hand(torch.ones(5)))
+
+
+def test_a_head_with_bins_takes_no_other_loss():
+    spec = {"primary": {"class_path": "torch.nn.modules.loss.L1Loss", "init_args": {}}, "auxiliary": []}
+    with pytest.raises(InputError, match="loss of their own"):
+        build_objective(spec, [BINNED])

@@ -16,7 +16,8 @@ Batch = tuple[Tensor, list[Tensor]]
 
 
 class ScanDataset(Dataset):
-    """Items are (image, [labels]): a float32 tensor (C, ...) and one float32 scalar a target, NaN where missing.
+    """Items are (image, [labels]): a float32 tensor (C, ...) and one float32 scalar a target, NaN where missing, or
+    (classes,) of 0 and 1 where a scan can have several classes.
 
     rows: a row a scan with its scan_id and labels. images: scan_ids -> float32 tensor (n, C, ...); features may stand
     for images.
@@ -35,7 +36,7 @@ class ScanDataset(Dataset):
         return images[0], [label[0] for label in labels]
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """A batch at once: images (B, C, ...) in one block of memory, and a (B,) tensor of labels a target."""
+        """A batch at once: images (B, C, ...) in one block of memory, and labels (B,) or (B, classes) a target."""
         return self._images([self.scan_ids[i] for i in indices]), [label[indices] for label in self.labels]
 
 
@@ -58,7 +59,8 @@ def check_items(dataset: Dataset, name: str, shape: tuple[int, ...], targets: Se
 
     shape: (C, ...) of an image as the data module arranges it.
     """
-    wanted = [((2, *shape), "images"), *(((2,), f"labels of {target.name}") for target in targets)]
+    several = {target.name: (target.outputs,) if target.kind == "multilabel" else () for target in targets}
+    wanted = [((2, *shape), "images"), *(((2, *width), f"labels of {name}") for name, width in several.items())]
     try:
         images, labels = fetch(dataset, [0, 1] if len(dataset) > 1 else [0, 0])
         found = [images, *labels]

@@ -1,29 +1,44 @@
-"""Metrics of classification and regression, on weighted rows, so that a bootstrap is one matrix product.
+"""Metrics of every kind of target, on weighted rows, so that a bootstrap is one matrix product.
 
 Every metric takes weights (b, n), one row a resample, and gives b values at once; NaN says that it can't be computed.
 The plain value is that of weights 1: value and interval come from one formula. Definitions are those of scikit-learn,
 the oracle of the tests. With more than two classes AUROC, AUPRC and F1 are unweighted means over one-versus-rest.
+
+Truth and prediction of several classes at once are sums of 2^index over those that a row has, and times until an event
+are negative where it was not seen.
 """
 
 import numpy as np
 
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
+from tlimb.evaluation.concordance import concordance
+from tlimb.labels import CLASSES, members
 
 METRICS = {
     "classification": ["balanced_accuracy", "accuracy", "auroc", "auprc", "f1", "mcc", "brier", "log_loss"],
     "regression": ["mae", "rmse", "r2", "r"],
+    "ordinal": ["quadratic_kappa", "mae", "accuracy", "balanced_accuracy", "log_loss"],
+    "multilabel": ["mean_auroc", "mean_auprc", "macro_f1", "subset_accuracy", "hamming_loss"],
+    "survival": ["c_index"],
 }
-DEFAULT = {"classification": "balanced_accuracy", "regression": "mae"}
+DEFAULT = {
+    "classification": "balanced_accuracy",
+    "regression": "mae",
+    "ordinal": "quadratic_kappa",
+    "multilabel": "mean_auroc",
+    "survival": "c_index",
+}
 DIRECTIONS = {name: "max" for names in METRICS.values() for name in names}
-DIRECTIONS |= {name: "min" for name in ("brier", "log_loss", "mae", "rmse")}
+DIRECTIONS |= {name: "min" for name in ("brier", "log_loss", "mae", "rmse", "hamming_loss")}
 
 
 def metric(name: str, truth, prediction, probabilities=None) -> float:
     """The metric `name` on n rows, NaN where it can't be computed.
 
-    truth, prediction: (n,) values, or indices of classes. probabilities: (n, classes), needed by auroc, auprc, brier
-    and log_loss. Raises InputError for an unknown name.
+    truth, prediction: (n,) values, indices of classes, sums of 2^index of several, or times and risks. probabilities:
+    (n, classes), needed by auroc, auprc, brier and log_loss and by all of several classes. Raises InputError for an
+    unknown name.
     """
     return float(weighted_metric(name, truth, prediction, probabilities, np.ones((1, len(truth))))[0])
 
@@ -59,9 +74,12 @@ def score(predictions, targets: dict, *, resamples: int, confidence: float, seed
 
 
 def prediction_arrays(rows, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Truth (n,), prediction (n,) and probabilities (n, classes), None in regression, of a prediction table."""
-    probabilities = np.array(rows["probabilities"].tolist(), float) if kind == "classification" else None
-    return rows["truth"].to_numpy(float), rows["prediction"].to_numpy(float), probabilities
+    """Truth (n,), prediction (n,) and probabilities (n, classes), None for numbers, of a prediction table."""
+    probabilities = np.array(rows["probabilities"].tolist(), float) if kind in CLASSES else None
+    truth = rows["truth"].to_numpy(float)
+    if kind == "survival":
+        truth = np.where(rows["event"].to_numpy(float) == 1, truth, -truth)
+    return truth, rows["prediction"].to_numpy(float), probabilities
 
 
 def _scored(name: str, columns: tuple, codes: np.ndarray, sampling: dict, confidence: float) -> dict | None:
@@ -169,44 +187,90 @@ def _log_loss(truth, prediction, probabilities, weights):
 
 def _auroc(truth, prediction, probabilities, weights):
     """Probability that a case scores above a non-case, ties counting half (Mann-Whitney); NaN if a class is absent."""
+    return _one_versus_rest(_roc_area, truth, probabilities, weights)
 
-    def area(positive, negative):
-        below = np.cumsum(negative, axis=1) - negative
-        pairs = positive.sum(axis=1) * negative.sum(axis=1)
-        return (positive * (below + negative / 2)).sum(axis=1) / pairs
 
-    return _one_versus_rest(area, truth, probabilities, weights)
+def _roc_area(positive, negative):
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return (positive * (below + negative / 2)).sum(axis=1) / pairs
 
 
 def _auprc(truth, prediction, probabilities, weights):
     """Average precision: precision at each threshold weighted by the gain in recall; NaN where a class is absent."""
+    return _one_versus_rest(_precision_area, truth, probabilities, weights)
 
-    def area(positive, negative):
-        found = np.cumsum(positive[:, ::-1], axis=1)
-        called = found + np.cumsum(negative[:, ::-1], axis=1)
-        precision = np.where(called > 0, found / called, 0)
-        return (positive[:, ::-1] * precision).sum(axis=1) / positive.sum(axis=1)
 
-    return _one_versus_rest(area, truth, probabilities, weights)
+def _precision_area(positive, negative):
+    found = np.cumsum(positive[:, ::-1], axis=1)
+    called = found + np.cumsum(negative[:, ::-1], axis=1)
+    precision = np.where(called > 0, found / called, 0)
+    return (positive[:, ::-1] * precision).sum(axis=1) / positive.sum(axis=1)
 
 
 def _one_versus_rest(area, truth, probabilities, weights):
-    """Mean of `area` over classes, only the second of two; NaN where a class is absent.
+    """Mean of `area` over classes, only the second of two; NaN where a class is absent."""
+    classes = probabilities.shape[1]
+    chosen = [1] if classes == 2 else list(range(classes))
+    return _mean_area(area, truth[:, None] == chosen, probabilities[:, chosen], weights)
+
+
+def _mean_area(area, case, scores, weights):
+    """Mean of `area` over the columns of case and scores, (n, classes); NaN where a class has no case or nothing else.
 
     area: function of the weights of cases and of non-cases at each distinct score, rising, each (b, scores), to (b,).
     """
-    classes = probabilities.shape[1]
     total, complete = np.zeros(len(weights)), np.ones(len(weights), bool)
-    chosen = [1] if classes == 2 else range(classes)
-    for index in chosen:
-        order = np.argsort(probabilities[:, index], kind="stable")
-        scores, case = probabilities[order, index], truth[order] == index
-        starts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
-        positive = np.add.reduceat(weights[:, order] * case, starts, axis=1)
-        negative = np.add.reduceat(weights[:, order] * ~case, starts, axis=1)
+    for column in range(case.shape[1]):
+        order = np.argsort(scores[:, column], kind="stable")
+        rising, own = scores[order, column], case[order, column]
+        starts = np.flatnonzero(np.r_[True, rising[1:] != rising[:-1]])
+        positive = np.add.reduceat(weights[:, order] * own, starts, axis=1)
+        negative = np.add.reduceat(weights[:, order] * ~own, starts, axis=1)
         complete &= (positive.sum(axis=1) > 0) & (negative.sum(axis=1) > 0)
         total += area(positive, negative)
-    return np.where(complete, total / len(chosen), np.nan)
+    return np.where(complete, total / case.shape[1], np.nan)
+
+
+def _mean_auroc(truth, prediction, probabilities, weights):
+    return _mean_area(_roc_area, _sets(truth, probabilities), probabilities, weights)
+
+
+def _mean_auprc(truth, prediction, probabilities, weights):
+    return _mean_area(_precision_area, _sets(truth, probabilities), probabilities, weights)
+
+
+def _macro_f1(truth, prediction, probabilities, weights):
+    """Mean over the classes that occur in truth or prediction of the F1 of each."""
+    true, said = _sets(truth, probabilities), _sets(prediction, probabilities)
+    hits, counted = weights @ (true & said), weights @ true + weights @ said
+    occurs = counted > 0
+    each = np.where(occurs, 2 * hits / np.where(occurs, counted, 1), 0)
+    return each.sum(axis=1) / occurs.sum(axis=1)
+
+
+def _hamming_loss(truth, prediction, probabilities, weights):
+    """Share of the classes of a row that are said wrongly."""
+    return _mean((_sets(truth, probabilities) != _sets(prediction, probabilities)).mean(axis=1), weights)
+
+
+def _sets(codes, probabilities):
+    return members(codes, probabilities.shape[1])
+
+
+def _quadratic_kappa(truth, prediction, probabilities, weights):
+    """Agreement beyond chance, 1 - sum_ij (i - j)^2 O_ij / sum_ij (i - j)^2 E_ij, with O the shares of truth i said to
+    be j and E those of independent ones; NaN where both are constant.
+
+    Cohen (1968), "Weighted kappa", Psychological Bulletin 70, 213-220.
+    """
+    apart = (_mean(truth, weights) - _mean(prediction, weights)) ** 2
+    chance = _variance(truth, weights) + _variance(prediction, weights) + apart
+    return np.where(chance > 0, 1 - _mean((truth - prediction) ** 2, weights) / chance, np.nan)
+
+
+def _c_index(truth, prediction, probabilities, weights):
+    return concordance(truth, prediction, weights)
 
 
 _FUNCTIONS = {
@@ -222,4 +286,11 @@ _FUNCTIONS = {
     "rmse": _rmse,
     "r2": _r2,
     "r": _r,
+    "quadratic_kappa": _quadratic_kappa,
+    "mean_auroc": _mean_auroc,
+    "mean_auprc": _mean_auprc,
+    "macro_f1": _macro_f1,
+    "subset_accuracy": _accuracy,
+    "hamming_loss": _hamming_loss,
+    "c_index": _c_index,
 }

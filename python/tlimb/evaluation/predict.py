@@ -51,11 +51,12 @@ def read_model(folder, trusted=()) -> Model:
     facts, tensors = read_json(folder / "model.json"), read_weights(folder / "model.safetensors")
     targets = read_targets(facts["targets"])
     outputs = {target.name: target.outputs for target in targets}
-    network = build_network(facts["architecture"], tuple(facts["input_shape"]), outputs, facts["seed"], trusted)
+    shape, heads = tuple(facts["input_shape"]), facts["heads"]
+    network = build_network(facts["architecture"], shape, outputs, facts["seed"], trusted, heads, facts["recipe"])
     source = str(folder / "model.safetensors")
     load_weights(network.encoder, select(tensors, "encoder."), source)
-    for target, head in zip(network.targets, network.heads):
-        load_weights(head, select(tensors, f"heads.{target}."), source)
+    for target in outputs:
+        load_weights(network.head(target), select(tensors, f"heads.{target}."), source)
     return Model(network, targets, facts)
 
 
@@ -67,7 +68,8 @@ def predict(
     No label is told to a dataset or a hook: they see scans and persons, and targets that are missing.
     """
     unlabelled = rows[["scan_id", "person"]].assign(**{target.name: np.nan for target in targets})
-    outputs = run(network, view.dataset(unlabelled, targets), view, device)
+    names = [target.name for target in targets]
+    outputs = run(network, names, view.dataset(unlabelled, targets), view, device)
     tables = [_table(target, rows, outputs[target.name]) for target in targets]
     return pd.concat(tables, ignore_index=True).sort_values(["target", "scan_id"], ignore_index=True)
 
@@ -75,22 +77,19 @@ def predict(
 def _table(target: Target, rows: pd.DataFrame, outputs: np.ndarray) -> pd.DataFrame:
     truth = target.truth(rows[target.name])
     prediction, probabilities = target.decode(outputs)
+    seen = np.where(np.isnan(truth), np.nan, truth > 0) if target.kind == "survival" else np.full(len(rows), np.nan)
     columns = {
         "scan_id": rows["scan_id"].to_numpy(),
         "person": rows["person"].to_numpy(),
         "target": target.name,
-        "truth": truth,
+        "truth": np.abs(truth) if target.kind == "survival" else truth,
         "prediction": prediction,
-        "truth_label": _class_names(target, truth),
-        "prediction_label": _class_names(target, prediction),
+        "truth_label": pd.Series(target.names(truth), dtype="str"),
+        "prediction_label": pd.Series(target.names(prediction), dtype="str"),
         "probabilities": [None] * len(rows) if probabilities is None else list(probabilities),
+        "event": seen,
     }
     return pd.DataFrame(columns)[~np.isnan(truth)]
-
-
-def _class_names(target: Target, indices: np.ndarray) -> pd.Series:
-    known = dict(enumerate(target.classes))
-    return pd.Series([known.get(index) for index in indices], dtype="str")
 
 
 def scores(predictions: pd.DataFrame, targets: Sequence[Target], part: str, bootstrap: Bootstrap) -> dict:

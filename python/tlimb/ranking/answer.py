@@ -16,6 +16,13 @@ WORDS = {
     "rmse": "root mean squared error",
     "r2": "R²",
     "r": "correlation",
+    "quadratic_kappa": "quadratic weighted kappa",
+    "mean_auroc": "mean area under the ROC curves",
+    "mean_auprc": "mean area under the precision-recall curves",
+    "macro_f1": "mean F1 score",
+    "subset_accuracy": "share of scans with every class right",
+    "hamming_loss": "share of classes said wrongly",
+    "c_index": "concordance",
 }
 
 
