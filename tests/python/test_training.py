@@ -16,13 +16,14 @@ from contracts import check_json, check_table
 from training_jobs import LABELS, RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
 
 from tlimb.architectures.weights import read_weights
+from tlimb.config import Tuning
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
 from tlimb.evaluation.predict import Bootstrap, evaluate
 from tlimb.files import read_json
 from tlimb.scenarios.device import find_device, set_up_torch
 from tlimb.scenarios.finetune import finetune
-from tlimb.scenarios.job import person_digest
+from tlimb.scenarios.job import Pretrained, person_digest, read_pretrained
 from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.pretrain import pretrain
 from tlimb.scenarios.progress import Progress, monitor_of
@@ -70,7 +71,8 @@ def tuned(world, strategy="full", **changes) -> dict:
 
 
 def test_a_pretraining_leaves_the_folder_of_the_contract(world):
-    names = {"encoder.json", "encoder.safetensors", "heads.safetensors", "history.csv", "scores.json"}
+    weights = {"encoder.safetensors", "heads.safetensors"}
+    names = {"encoder.json", "history.csv", "model-card.md", "scores.json"} | weights
     assert {path.name for path in world.encoder.iterdir()} == names
     about, history = read_json(world.encoder / "encoder.json"), pd.read_csv(world.encoder / "history.csv")
     check_json("encoder", about)
@@ -107,11 +109,42 @@ def test_a_pack_leaves_a_model_of_the_contract_for_each_strategy(world, tmp_path
     assert list(history.columns[5:]) == ["train_l2sp", "validation_balanced_accuracy"]
 
 
+def test_direct_transfer_leaves_a_model_that_trained_for_no_epoch_and_scores_as_it_was_measured(world, tmp_path):
+    trial = trial_line(stage("finetune", "age", strategy="direct"), init=world.line["id"])
+    (about,) = train(world, tmp_path, [trial])
+    check_json("model", about)
+    assert (about["status"], about["best_epoch"], about["epochs_run"]) == ("ok", 0, 0), about["reason"]
+    assert about["parameters"]["trainable"] == 0
+    assert about["targets"] == read_json(world.encoder / "encoder.json")["targets"]
+    model = read_weights(tmp_path / "models" / trial["id"] / "model.safetensors")
+    for name, tensor in read_weights(world.encoder / "encoder.safetensors").items():
+        assert torch.equal(model[f"encoder.{name}"], tensor), name
+    evaluate(tmp_path / "job", world.store, tmp_path / "models", tmp_path / "scores", Bootstrap(100), CPU)
+    history = pd.read_csv(tmp_path / "models" / trial["id"] / "history.csv")
+    scores = read_json(tmp_path / "scores" / trial["id"] / "scores-validation.json")
+    assert history["epoch"].tolist() == [0]
+    found = scores["targets"]["age"]["metrics"]["mae"]["value"]
+    assert found == pytest.approx(history["validation_mae"][0], rel=1e-5)
+
+
+def test_a_model_tuned_by_an_adapter_is_evaluated_as_it_was_validated(world, tmp_path):
+    lora = {"class_path": "LoRA", "init_args": {"rank": 2}}
+    tuning = Tuning(adapter=lora, average={"kind": "ema", "decay": 0.5}).model_dump()
+    trial = tuned(world, tuning=tuning)
+    (about,) = train(world, tmp_path, [trial])
+    check_json("model", about)
+    assert about["parameters"]["trainable"] < about["parameters"]["total"], about["reason"]
+    evaluate(tmp_path / "job", world.store, tmp_path / "models", tmp_path / "scores", Bootstrap(100), CPU)
+    history = pd.read_csv(tmp_path / "models" / trial["id"] / "history.csv")
+    metrics = read_json(tmp_path / "scores" / trial["id"] / "scores-validation.json")["targets"]["diagnosis"]["metrics"]
+    assert metrics["log_loss"]["value"] == pytest.approx(history["validation_loss"].min(), rel=1e-4)
+
+
 def test_strategies_start_from_the_same_head_and_only_scratch_from_another_encoder(world):
     rows = world.table
     source = Source(Store(world.store), rows["scan_id"].tolist(), CPU)
     labels = {"diagnosis": {"kind": "classification", "classes": ["control", "patient"]}}
-    encoder = SimpleNamespace(folder=world.encoder, facts=read_json(world.encoder / "encoder.json"))
+    encoder = read_pretrained(world.encoder)
     starts = {}
     for strategy, init in (("scratch", None), ("frozen", encoder), ("full", encoder)):
         run = StageRun(world.line["spec"]["architecture"], SCRATCH | {"strategy": strategy}, 0, rows, labels, init)
@@ -234,9 +267,7 @@ def test_a_preempted_training_goes_on_to_the_same_numbers(world, tmp_path, archi
         0,
         table,
         {"diagnosis": {"kind": "classification", "classes": ["control", "patient"]}},
-        None
-        if architecture
-        else SimpleNamespace(folder=world.encoder, facts=read_json(world.encoder / "encoder.json")),
+        None if architecture else read_pretrained(world.encoder),
     )
 
     def outcome(kept):
@@ -303,7 +334,7 @@ def test_a_stage_whose_scale_is_not_its_encoders_is_refused_unless_it_refits(wor
     by_path = {"class_path": "tlimb.data.normalise.HistogramStandardisation", "init_args": {}}
 
     def start(own, earlier, strategy="full"):
-        encoder = SimpleNamespace(folder=world.encoder, facts=facts | {"normalise": earlier})
+        encoder = Pretrained(world.encoder, facts | {"normalise": earlier})
         spec = stage("finetune", "diagnosis", strategy=strategy, normalise=own)
         return prepare(
             StageRun(RESNET, spec, 0, rows, LABELS, encoder), Source(Store(world.store), rows["scan_id"].tolist(), CPU)
@@ -358,7 +389,7 @@ def test_what_a_lab_brings_by_import_path_takes_part_in_training(world, tmp_path
 def test_features_are_computed_beforehand_only_where_nothing_is_random(world):
     rows = world.table
     source = Source(Store(world.store), rows["scan_id"].tolist(), CPU, OWN)
-    encoder = SimpleNamespace(folder=world.encoder, facts=read_json(world.encoder / "encoder.json"))
+    encoder = read_pretrained(world.encoder)
     featured, still = [], [{}, {"normalise": REFIT}, {"sampler": BALANCED}]
     for kind in [*still, {"augment": JITTER}, {"hooks": HOOKS}, {"module": SHIFTED}]:
         spec = stage("finetune", "diagnosis", strategy="frozen", **kind)

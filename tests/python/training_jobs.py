@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from tlimb.config import Split
+from tlimb.config import Split, Tuning
 from tlimb.files import digest, write_json, write_parquet
 from tlimb.search.space import candidate_of
 from tlimb.splits import resolved
@@ -12,6 +12,9 @@ from tlimb.store import write_shard
 LABELS = {
     "age": {"kind": "regression", "classes": []},
     "diagnosis": {"kind": "classification", "classes": ["control", "patient"]},
+    "grade": {"kind": "ordinal", "classes": ["none", "mild", "severe"]},
+    "findings": {"kind": "multilabel", "classes": ["atrophy", "lesion"]},
+    "relapse": {"kind": "survival", "classes": []},
 }
 
 
@@ -28,6 +31,17 @@ def make_people(cohort: str, n: int, seed: int = 0) -> pd.DataFrame:
     ages = random.uniform(20, 80, n)
     scans = [f"{person}/1/T1w" for person in persons]
     return pd.DataFrame({"scan_id": scans, "person": persons, "age": ages, "diagnosis": diagnosis})
+
+
+def with_more_labels(people: pd.DataFrame) -> pd.DataFrame:
+    """People with a label of every kind, made of age and diagnosis: `relapse` is the time until one, negative where none
+    was seen until then."""
+    old, patient = people["age"].to_numpy() > 50, people["diagnosis"].to_numpy(str) == "patient"
+    findings = [";".join(["atrophy"] * int(a) + ["lesion"] * int(b)) or ";" for a, b in zip(old, patient)]
+    grade = np.array(LABELS["grade"]["classes"])[old.astype(int) + patient]
+    seen = np.arange(len(people)) % 3 > 0
+    times = np.round(100 - people["age"].to_numpy(), 1)
+    return people.assign(grade=grade, findings=findings, relapse=np.where(seen, times, -times))
 
 
 def make_store(folder, people: pd.DataFrame, shape=(16, 18, 16), spacing: float = 8.0, seed: int = 0) -> None:
@@ -78,6 +92,7 @@ def stage(name: str, target: str, **changes) -> dict:
     module = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial", "count": 1}}
     data = {
         "labelled": {"cohort": ["any"], "modality": None, "n": None, "missing": "error"},
+        "unlabelled": None,
         "recipe": "default",
         "module": module,
         "dataset": {"class_path": "ScanDataset", "init_args": {}},
@@ -90,9 +105,13 @@ def stage(name: str, target: str, **changes) -> dict:
     return {
         "name": name,
         "targets": [target],
+        "architecture": None,
+        "heads": {},
+        "weights": None,
         "epochs": 2,
         "batch_size": 8,
         "strategy": "full",
+        "tuning": Tuning().model_dump(),
         "data": data,
         "objective": {"primary": None, "auxiliary": []},
         "optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.001}},
@@ -133,6 +152,8 @@ def pretrain_job(
             "shards": ["all"],
             "pretraining": line,
             "labels": labels,
+            "files": [],
+            "licence": None,
         },
     )
     write_parquet(folder / "table.parquet", table[["split", "scan_id", "person", "role", "times", *stage["targets"]]])
@@ -170,6 +191,8 @@ def pack_job(folder, table: pd.DataFrame, trials: list[dict]) -> None:
             "shards": ["all"],
             "trials": trials,
             "labels": {name: LABELS[name] for name in targets},
+            "files": [],
+            "licence": None,
         },
     )
     table = table[["split", "scan_id", "person", "role", "times", *targets]]

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -12,19 +13,23 @@ from torch.utils.data import Sampler
 from tlimb import registry
 from tlimb.architectures.build import build_network
 from tlimb.architectures.forward import encode
-from tlimb.architectures.network import Network
-from tlimb.architectures.weights import load_weights, read_weights
+from tlimb.architectures.network import Network, takes
 from tlimb.data.dataset import EpochOrder
+from tlimb.data.fingerprint import recipe_of
 from tlimb.data.images import CPU, Images
 from tlimb.data.modules import BaseDataModule
 from tlimb.data.normalise import build_normaliser, fit_normaliser
-from tlimb.data.targets import fit_targets
+from tlimb.data.targets import Target, fit_targets, read_targets
 from tlimb.data.view import View, build_module, build_view, may_stay_on_gpu
 from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json
-from tlimb.objectives.objective import build_objective
+from tlimb.objectives.objective import Objective, build_objective
+from tlimb.scenarios.fitted import is_fitted
 from tlimb.scenarios.job import Pretrained
 from tlimb.scenarios.sequential import Training
+from tlimb.scenarios.start import load_start, starts_from
+from tlimb.scenarios.tuning import Tuner
+from tlimb.search.tuning_problems import tuning_problems
 from tlimb.store import Store
 
 
@@ -91,7 +96,8 @@ class Source:
 
 @dataclass(frozen=True)
 class StageRun:
-    """One stage to train: its spec, seed, scans (rows with role, times and labels), and the encoder it starts from."""
+    """One stage to train: its spec, seed, scans (rows with role, times and labels), the encoder of tlimb that it starts
+    from, and where files that the sweep names lie now."""
 
     architecture: dict
     stage: dict
@@ -99,6 +105,7 @@ class StageRun:
     rows: pd.DataFrame
     labels: dict
     encoder: Pretrained | None = None
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 def prepare(run: StageRun, source: Source) -> Training:
@@ -106,29 +113,100 @@ def prepare(run: StageRun, source: Source) -> Training:
 
     Raises InputError for whatever does not fit: labels, intensities, shapes, weights, terms.
     """
-    stage, data = run.stage, run.stage["data"]
-    encoder = run.encoder if stage["strategy"] != "scratch" else None
+    stage, data, encoder = run.stage, run.stage["data"], _encoder(run)
     if encoder is not None:
         _require_one_scale(stage, encoder)
+    if stage["strategy"] == "direct":
+        stage = stage | {"heads": _known_heads(run, encoder)}
     train, validation = _drawn(run.rows[run.rows["role"] == "train"]), run.rows[run.rows["role"] == "validation"]
-    targets = fit_targets(run.labels, stage["targets"], train)
+    targets = _targets(run, encoder, train)
     _require_labels(stage["targets"], validation)
     normalise = source.normaliser(data, train["scan_id"].tolist(), encoder)
     view = source.view(data, normalise)
-    outputs = {of.name: of.outputs for of in targets}
-    network = build_network(run.architecture, view.input_shape, outputs, run.seed, source.trusted)
-    _load(network, encoder, frozen=stage["strategy"] == "frozen")
     objective = build_objective(stage["objective"], targets, source.trusted)
-    objective.start(network, pretrained=encoder is not None)
-    shown, featured = view, network.frozen and view.stands_still()
+    heads = objective.heads() | stage["heads"]
+    outputs = {of.name: of.outputs for of in targets}
+    recipe = recipe_of(source.store)
+    network = build_network(run.architecture, view.input_shape, outputs, run.seed, source.trusted, heads, recipe)
+    tuner = Tuner(network, stage, run.seed, source.trusted)
+    start = load_start(network, stage, encoder, run.files)
+    tuner.start()
+    objective.start(network, pretrained=start is not None)
+    still = (tuner.features_stand_still or is_fitted(network.encoder)) and view.stands_still()
+    shown, featured = view, still and _features_suffice(network, objective)
     if featured:
-        key = [encoder.facts["id"], data["module"], normalise]
-        features = source.features(network, key, [*train["scan_id"], *validation["scan_id"]], view)
-        shown = View(features, view.input_shape, BaseDataModule())
+        key = [run.architecture, run.seed, stage["weights"], start, data["module"], normalise]
+        shown = View(source.features(network, key, _all(train, validation), view), view.input_shape, BaseDataModule())
     datasets = [shown.dataset(rows, targets) for rows in (train, validation)]
     order = _order(run, train, source.trusted)
-    parts = (network, objective, targets, *datasets, shown, order, normalise)
-    return Training(stage, run.seed, *parts, featured, source.trusted)
+    return Training(
+        stage, run.seed, network, objective, targets, *datasets, shown, order, tuner, normalise, start, featured,
+        source.trusted,
+    )  # fmt: skip
+
+
+def _encoder(run: StageRun) -> Pretrained | None:
+    """The encoder that a stage starts from, if that is one of tlimb's.
+
+    Raises InputError for a strategy or ways to tune that need one where there is nothing to start from.
+    """
+    stage, origin = run.stage, starts_from(run.stage, run.encoder)
+    strategy, where = stage["strategy"], f"stages.{stage['name']}.strategy"
+    if strategy == "frozen" and origin == "nothing":
+        raise InputError([Problem(where, "there is no pretrained encoder to freeze", "expected 'scratch'")])
+    if strategy == "direct" and (origin == "nothing" or run.encoder is None):
+        message = "there is no pretrained encoder with a head of its own to use directly"
+        hint = "a stage before, or a folder of tlimb in `weights`, brings one"
+        raise InputError([Problem(where, message, hint)])
+    where, start = f"stages.{stage['name']}.tuning", "scratch" if origin == "nothing" else strategy
+    problems = tuning_problems(stage["tuning"], start, where, stage["epochs"])
+    if problems:
+        raise InputError(problems)
+    return None if origin == "nothing" else run.encoder
+
+
+def _known_heads(run: StageRun, encoder: Pretrained) -> dict:
+    """The heads of the encoder for a stage that uses them directly: name -> specification.
+
+    Raises InputError where its targets are not among those that the encoder was trained for, of the same kind.
+    """
+    facts, wanted = encoder.facts["targets"], run.stage["targets"]
+    where = f"stages.{run.stage['name']}.targets"
+    if not wanted:
+        raise InputError([Problem(where, "none; direct transfer measures heads of targets")])
+    lacking = [name for name in wanted if name not in facts]
+    if lacking:
+        message = f"direct transfer of {_listed(wanted)} needs their heads, and encoder {encoder.facts['id']} has those"
+        raise InputError([Problem(where, f"{message} of {_listed(facts)}", "expected strategy 'frozen' or 'full'")])
+    kinds = {name: run.labels[name]["kind"] for name in wanted}
+    other = [name for name in wanted if kinds[name] != facts[name]["kind"]]
+    if other:
+        raise InputError(
+            [Problem(where, f"{name} is of kind {kinds[name]}, the head's is {facts[name]['kind']}") for name in other]
+        )
+    return {name: spec for name, spec in encoder.facts.get("heads", {}).items() if name in wanted}
+
+
+def _listed(names) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _targets(run: StageRun, encoder: Pretrained | None, train: pd.DataFrame) -> list[Target]:
+    """Targets fitted on the training scans or, for direct transfer, as the encoder's own heads know them."""
+    if run.stage["strategy"] != "direct":
+        return fit_targets(run.labels, run.stage["targets"], train, run.stage["heads"])
+    known = encoder.facts["targets"]
+    return read_targets({name: known[name] for name in run.stage["targets"]})
+
+
+def _features_suffice(network: Network, objective: Objective) -> bool:
+    """Whether no head and no term looks at more than features."""
+    terms = [objective.on_images, *(term for term in objective.auxiliary if getattr(term, "on_images", False))]
+    return {takes(head) for head in network.heads} <= {"features"} and terms == [None]
+
+
+def _all(train: pd.DataFrame, validation: pd.DataFrame) -> list[str]:
+    return [*train["scan_id"], *validation["scan_id"]]
 
 
 def _drawn(train: pd.DataFrame) -> pd.DataFrame:
@@ -158,17 +236,6 @@ def _require_one_scale(stage: dict, encoder: Pretrained) -> None:
 def _named(normalise: dict) -> dict:
     """A normaliser as a sweep names it, without what was fitted."""
     return {key: normalise[key] for key in ("class_path", "init_args")}
-
-
-def _load(network: Network, encoder: Pretrained | None, frozen: bool) -> None:
-    """The encoder's weights, if there is one, and whether they are fixed."""
-    if encoder is not None:
-        weights = encoder.folder / "encoder.safetensors"
-        print(f"{weights}: {load_weights(network.encoder, read_weights(weights), str(weights))}")
-    if frozen and encoder is None:
-        raise InputError([Problem("strategy frozen", "there is no pretrained encoder to freeze")])
-    if frozen:
-        network.freeze_encoder()
 
 
 def _order(run: StageRun, train: pd.DataFrame, trusted) -> Sampler:

@@ -54,9 +54,9 @@ def _column(targets: Sequence[Target], target: Target, metric: str) -> str:
 class Progress:
     """The history so far, what was best in it, and how long nothing has improved.
 
-    history: a row an epoch. best_epoch: the earliest with the best monitored value, 0 where there is none yet; best:
-    that value times the monitor's sign. reference: the value to exceed by more than min_delta for patience to be
-    renewed; waited: epochs since it was.
+    history: a row an epoch, or one of epoch 0 where nothing trains. best_epoch: the earliest with the best monitored
+    value, 0 where there is none yet; best: that value times the monitor's sign. reference: the value to exceed by more
+    than min_delta for patience to be renewed; waited: epochs since it was.
     """
 
     history: list[dict] = field(default_factory=list)
@@ -64,6 +64,11 @@ class Progress:
     best: float | None = None
     reference: float | None = None
     waited: int = 0
+
+    @property
+    def epochs_run(self) -> int:
+        """The number of epochs trained so far."""
+        return sum(row["epoch"] > 0 for row in self.history)
 
     def record(self, row: dict, monitor: Monitor, early_stopping: dict | None) -> bool:
         """Add an epoch's row; whether it is the best so far. A monitored value that is NaN is no improvement."""

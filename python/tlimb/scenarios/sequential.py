@@ -13,14 +13,16 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 
-from tlimb import registry
 from tlimb.architectures.network import Network
 from tlimb.data.dataset import loader
 from tlimb.data.targets import Target
 from tlimb.data.view import View
-from tlimb.evaluation.metrics import metric
 from tlimb.objectives.objective import Objective
+from tlimb.scenarios.averaging import Average, measure_statistics
+from tlimb.scenarios.measures import validated
 from tlimb.scenarios.progress import Monitor, Progress, TrainingFailed, monitor_of
+from tlimb.scenarios.schedules import build_optimizer, build_scheduler
+from tlimb.scenarios.tuning import Tuner
 from tlimb.seeds import seed_for
 from tlimb.state import Kept
 
@@ -31,9 +33,10 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 class Training:
     """All that one stage's training needs.
 
-    stage: the stage of the spec. order: draws the training scans of the epoch that its `epoch` is set to. normalise:
-    the normaliser with its fitted facts, if any. featured: the datasets hold the features of a frozen encoder in place
-    of images. trusted: modules beyond the usual ones whose classes may be used.
+    stage: the stage of the spec. order: draws the training scans of the epoch that its `epoch` is set to. tuner: what
+    trains, and when. normalise: the normaliser with its fitted facts, if any. start: what was loaded, if anything.
+    featured: the datasets hold the features of a frozen encoder in place of images. trusted: modules beyond the usual
+    ones whose classes may be used.
     """
 
     stage: dict
@@ -45,7 +48,9 @@ class Training:
     validation: Dataset
     view: View
     order: Sampler
+    tuner: Tuner
     normalise: dict | None = None
+    start: dict | None = None
     featured: bool = False
     trusted: tuple[str, ...] = ()
 
@@ -72,6 +77,7 @@ def fit(training: Training, kept: Kept, device: torch.device) -> Progress:
     if scenario.best is None:
         raise TrainingFailed(f"{training.stage['monitor']} could not be computed on the validation part in any epoch")
     training.network.cpu().load_state_dict(scenario.best)
+    training.tuner.finish()
     return scenario.progress
 
 
@@ -100,23 +106,26 @@ class SequentialScenario(lightning.LightningModule):
         self.plan, self.kept = training, kept
         self.network, self.objective, self.stage = training.network, training.objective, training.stage
         self.progress, self.best = Progress(), None
-        self.started, self.batch, self.sums, self.outputs = 0.0, 0, {}, []
+        self.started, self.batch, self.sums, self.outputs, self.measured = 0.0, 0, {}, [], []
         self.monitor: Monitor = monitor_of(training.targets, self.stage["monitor"])
         self.learning = False
+        average = self.stage["tuning"]["average"]
+        self.average = None if average is None else Average(average, self.network)
         self.resumed = kept.load()
         if self.resumed is not None:
             self.progress, self.best = Progress(**self.resumed["progress"]), self.resumed["best"]
             self.network.load_state_dict(self.resumed["network"])
 
     def configure_optimizers(self):
-        """The stage's optimiser, over what is not frozen; its scheduler is stepped at the end of each epoch."""
+        """The stage's optimiser, over all that ever trains; its scheduler is stepped at the end of each epoch."""
         trusted, spec = self.plan.trusted, self.stage["optimizer"]
-        learned = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.optimizer = registry.load("optimizer", spec["class_path"], trusted)(learned, **spec["init_args"])
+        self.optimizer = build_optimizer(spec, self.plan.tuner.groups(), trusted)
         self.scheduler = None
         if self.stage["scheduler"] is not None:
-            self.scheduler = _build_scheduler(self.stage["scheduler"], self.optimizer, self.stage["epochs"], trusted)
+            self.scheduler = build_scheduler(self.stage["scheduler"], self.optimizer, self.stage["epochs"], trusted)
         if self.resumed is not None:
+            if self.average is not None:
+                self.average.load(self.resumed["average"])
             _restore(self.optimizer, self.resumed["optimizer"])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(self.resumed["scheduler"])
@@ -137,26 +146,43 @@ class SequentialScenario(lightning.LightningModule):
         return self.plan.view.after(batch, self.learning)
 
     def on_train_epoch_start(self) -> None:
-        """Set this epoch's order."""
-        self.plan.order.epoch, self.batch = len(self.progress.history) + 1, 0
+        """Set this epoch's order, and what trains in it."""
+        epoch = len(self.progress.history) + 1
+        self.plan.order.epoch, self.batch = epoch, 0
         self.started, self.sums, self.outputs = time.monotonic(), {}, []
-        self.network.train()
+        self.plan.tuner.set_epoch(epoch)
         self.learning = True
 
     def training_step(self, batch, index: int):
         """The objective's sum on one batch."""
-        terms = self.objective(self.network, batch, self(batch[0]))
+        terms = self.objective(self.network, batch, self(self._seen(batch[0])))
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach() * len(batch[0])
         return sum(terms.values())
 
+    def on_train_batch_end(self, outputs, batch, index: int) -> None:
+        """Let a running mean of the weights follow."""
+        if self.average is not None:
+            self.average.after_step()
+
     def on_validation_epoch_start(self) -> None:
-        """No augmentation from here on."""
-        self.learning = False
+        """No augmentation from here on; a running mean takes the place of the weights."""
+        if self.average is not None:
+            self.average.after_epoch(self.plan.order.epoch)
+            if self.average.swap_in() and self.average.kind == "swa":
+                self._measure_statistics()
+        self.learning, self.measured = False, []
 
     def validation_step(self, batch, index: int) -> None:
-        """Keep outputs and labels: loss and metrics are of the whole part, not means over batches."""
-        self.outputs.append((self(batch[0]), batch[1]))
+        """Keep outputs and labels: loss and metrics are of the whole part, not means over batches.
+
+        A primary term that looks at images instead is a mean over scans, and its outputs may be as large as images.
+        """
+        outputs = self(self._seen(batch[0]))
+        if self.objective.on_images is not None:
+            value = self.objective.on_images(self.network, batch, outputs)
+            self.measured.append((float(value), len(batch[0])))
+        self.outputs.append(({of.name: outputs[of.name] for of in self.plan.targets}, batch[1]))
 
     def on_train_epoch_end(self) -> None:
         """Record the epoch, keep the best weights, step the scheduler, write the state, stop when patience runs out."""
@@ -166,6 +192,8 @@ class SequentialScenario(lightning.LightningModule):
                 raise TrainingFailed(f"diverged: {name} is {row[name]} in epoch {row['epoch']}")
         if self.progress.record(row, self.monitor, self.stage["early_stopping"]):
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+        if self.average is not None:
+            self.average.swap_out()
         self._step_scheduler(row)
         if self.kept.due():
             self.kept.save(self._state())
@@ -173,31 +201,34 @@ class SequentialScenario(lightning.LightningModule):
 
     def _row(self) -> dict:
         losses = {name: float(total) / len(self.plan.order) for name, total in self.sums.items()}
-        validated = self._validated()
+        outputs, labels = zip(*self.outputs)
+        measured = validated(self.objective, self.plan.targets, self.monitor, outputs, labels, self.measured)
         return {
             "epoch": len(self.progress.history) + 1,
             "train_loss": losses.pop("primary"),
-            "validation_loss": validated.pop("validation_loss"),
+            "validation_loss": measured.pop("validation_loss"),
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": time.monotonic() - self.started,
             **{f"train_{name}": value for name, value in losses.items()},
-            **validated,
+            **measured,
         }
 
-    def _validated(self) -> dict:
-        """validation_loss and the monitored metrics, on all of the validation part."""
-        targets = self.plan.targets
-        outputs = {of.name: torch.cat([batch[of.name] for batch, _ in self.outputs]) for of in targets}
-        labels = [torch.cat(batches) for batches in zip(*(labels for _, labels in self.outputs))]
-        measured = {"validation_loss": float(self.objective.primary(outputs, labels))}
-        decoded = {}
-        for target, label in zip(targets, labels):
-            known = ~label.isnan()
-            truth = label[known].double().cpu().numpy()
-            truth = truth * target.sd + target.mean if target.kind == "regression" else truth
-            decoded[target.name] = (truth, *target.decode(outputs[target.name][known].float().cpu().numpy()))
-        metrics = self.monitor.metrics.items()
-        return measured | {column: metric(name, *decoded[target]) for column, (target, name) in metrics}
+    def _seen(self, images):
+        """Images as the network sees them: a primary term such as a masked reconstruction hides parts of them."""
+        hide = getattr(self.objective.on_images, "seen", None)
+        return images if hide is None else hide(images)
+
+    def _measure_statistics(self) -> None:
+        """The running statistics that go with averaged weights, over this epoch's training batches as trained on."""
+        self.plan.tuner.set_mode()
+        self.batch = 0
+        batches = loader(self.plan.train, self.plan.order, self.stage["batch_size"])
+        measure_statistics(self.network, batches, lambda batch: self(self._seen(self._on_device(batch)[0])))
+        self.network.eval()
+
+    def _on_device(self, batch):
+        images, labels = self.on_before_batch_transfer(batch, 0)
+        return self.on_after_batch_transfer((images.to(self.device), [label.to(self.device) for label in labels]), 0)
 
     def _step_scheduler(self, row: dict) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -212,6 +243,7 @@ class SequentialScenario(lightning.LightningModule):
             "progress": asdict(self.progress),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler and self.scheduler.state_dict(),
+            "average": self.average and self.average.state(),
         }
 
 
@@ -222,12 +254,3 @@ def _restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
         for name, value in entries.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
-
-
-def _build_scheduler(spec: dict, optimizer, epochs: int, trusted):
-    """The scheduler, laid out for all epochs: a length it needs and the user left open is their number."""
-    arguments = dict(spec["init_args"])
-    length = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}.get(spec["class_path"].rpartition(".")[2])
-    if length is not None:
-        arguments.setdefault(length, epochs)
-    return registry.load("scheduler", spec["class_path"], trusted)(optimizer, **arguments)
