@@ -17,8 +17,11 @@ class _Lazy(click.Group):
     later = {
         "demo-cohort": ("tlimb.demo", "demo_cohort_command"),
         "demo-series": ("tlimb.demo", "demo_series_command"),
+        "export": ("tlimb.weights.commands", "export_command"),
+        "list": ("tlimb.architectures.listing", "list_command"),
         "samplesheet": ("tlimb.layouts.command", "samplesheet"),
         "show": ("tlimb.data.show", "show_command"),
+        "weights": ("tlimb.weights.commands", "weights_command"),
     }
 
     def list_commands(self, ctx):

@@ -8,42 +8,57 @@ from tlimb.architectures.weights import save_weights
 from tlimb.data.fingerprint import recipe_of
 from tlimb.errors import InputError
 from tlimb.evaluation.predict import images_key
-from tlimb.files import file_digest
-from tlimb.scenarios.job import Job, Pretrained, check_encoder, person_digest, read_job, read_pretrained
+from tlimb.scenarios.job import (
+    Job,
+    Pretrained,
+    check_encoder,
+    person_digest,
+    read_job,
+    read_pretrained,
+    require_unchanged,
+    start_digest,
+    start_of,
+)
 from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.progress import TrainingFailed
 from tlimb.scenarios.results import Settings, carry_through, keep_for, outcome, write_history
-from tlimb.scenarios.sequential import fit
+from tlimb.scenarios.train import train
 from tlimb.state import Kept
 from tlimb.store import Store
+from tlimb.weights.statistics import statistics
 
 
-def finetune(job_folder, store_folder, encoders_folder, out, settings: Settings) -> None:
+def finetune(
+    job_folder, store_folder, encoders_folder, out, settings: Settings, files: dict[str, Path] | None = None
+) -> None:
     """Train every trial of a pack into out/<trial id>/.
 
-    A trial that diverges or raises leaves model.json with its reason and the pack goes on. Raises InputError, before
-    anything is trained, for leaks and for encoders made from scans prepared otherwise.
+    files: of weights and maps, path as the sweep writes it -> where it lies now. A trial that diverges or raises leaves
+    model.json with its reason and the pack goes on. Raises InputError, before anything is trained, for leaks, for
+    encoders made from scans prepared otherwise and for files that are not what they were.
     """
-    job = read_job(job_folder)
+    job, files = read_job(job_folder), files or {}
+    require_unchanged(job, files)
     store = Store(store_folder, job.facts["shards"])
-    encoders = {name: read_pretrained(Path(encoders_folder) / name) for name in job.facts["inits"]}
-    _check(job, encoders, store)
+    inits = {name: read_pretrained(Path(encoders_folder) / name) for name in job.facts["inits"]}
+    trials = sorted(job.facts["trials"], key=images_key)
+    starts = [start_of(trial["spec"]["stages"][-1], inits.get(trial["init"]), files) for trial in trials]
+    _check(job, trials, starts, store)
     seen = job.rows[job.rows["role"].isin(["train", "validation"])]
     source = Source(store, seen["scan_id"].tolist(), settings.device, settings.trusted)
-    for trial in sorted(job.facts["trials"], key=images_key):
-        _trial(trial, job, encoders.get(trial["init"]), source, Path(out) / trial["id"], settings)
+    for trial, encoder in zip(trials, starts):
+        _trial(trial, job, encoder, files, source, Path(out) / trial["id"], settings)
 
 
-def _check(job: Job, encoders: dict[str, Pretrained], store: Store) -> None:
+def _check(job: Job, trials: list[dict], starts: list[Pretrained | None], store: Store) -> None:
+    asked = {
+        (trial["split"], encoder.folder, _disjoint(trial)): encoder for trial, encoder in zip(trials, starts) if encoder
+    }
     problems = []
-    for split, init, disjoint in sorted(
-        {(trial["split"], trial["init"], _disjoint(trial)) for trial in job.facts["trials"]}
-    ):
-        if not init:
-            continue
+    for split, folder, disjoint in sorted(asked):
         roles = {"validation", "test"} | ({"train"} if disjoint else set())
         try:
-            check_encoder(encoders[init], store, job.split(split), roles, f"split {split}")
+            check_encoder(asked[split, folder, disjoint], store, job.split(split), roles, f"split {split}")
         except InputError as error:
             problems += error.problems
     if problems:
@@ -52,15 +67,23 @@ def _check(job: Job, encoders: dict[str, Pretrained], store: Store) -> None:
 
 def _disjoint(trial: dict) -> bool:
     """Whether the target's training persons, too, were barred from every earlier stage."""
-    return all(stage["disjoint"] for stage in trial["spec"]["stages"][:-1])
+    earlier = trial["spec"]["stages"][:-1]
+    return bool(earlier) and all(stage["disjoint"] for stage in earlier)
 
 
-def _trial(trial: dict, job: Job, encoder: Pretrained | None, source: Source, folder: Path, settings: Settings) -> None:
+def _trial(
+    trial: dict,
+    job: Job,
+    encoder: Pretrained | None,
+    files: dict[str, Path],
+    source: Source,
+    folder: Path,
+    settings: Settings,
+) -> None:
     spec, rows = trial["spec"], job.split(trial["split"])
-    run = StageRun(spec["architecture"], spec["stages"][-1], spec["seed"], rows, job.labels, encoder)
-    start = "" if encoder is None or encoder.failed else file_digest(encoder.folder / "encoder.safetensors")
-    kept = keep_for(trial["id"], rows, run.stage, source.store, start, settings)
-    about = _about(trial, rows, encoder, source.store)
+    run = StageRun(spec["architecture"], spec["stages"][-1], spec["seed"], rows, job.labels, encoder, files)
+    kept = keep_for(trial["id"], rows, run.stage, source.store, start_digest(run.stage, encoder, files), settings)
+    about = _about(trial, rows, encoder, source.store) | {"licence": job.facts["licence"]}
     carry_through(folder, "model.json", about, kept, lambda: _train(run, source, kept, folder))
 
 
@@ -68,10 +91,11 @@ def _train(run: StageRun, source: Source, kept: Kept, folder: Path) -> dict:
     if run.encoder is not None and run.encoder.failed:
         raise TrainingFailed(run.encoder.failed)
     training = prepare(run, source)
-    progress = fit(training, kept, source.device)
+    progress = train(training, kept, source.device)
     save_weights(folder / "model.safetensors", training.network.weights())
     write_history(folder, progress)
-    return outcome(training, progress, source.device)
+    view = source.view(run.stage["data"], training.normalise)
+    return outcome(training, progress, source.device) | {"statistics": statistics(run, view)}
 
 
 def _about(trial: dict, rows: pd.DataFrame, encoder: Pretrained | None, store: Store) -> dict:

@@ -7,34 +7,48 @@ import pandas as pd
 from tlimb.architectures.weights import save_weights, select
 from tlimb.data.fingerprint import recipe_of
 from tlimb.evaluation.predict import Bootstrap, predict, scores
-from tlimb.files import file_digest, write_json
-from tlimb.scenarios.job import Pretrained, check_encoder, person_digest, read_job, read_pretrained
+from tlimb.evaluation.reconstruction import reconstruction_scores
+from tlimb.files import write_json
+from tlimb.scenarios.job import (
+    Pretrained,
+    check_encoder,
+    person_digest,
+    read_job,
+    read_pretrained,
+    require_unchanged,
+    start_digest,
+    start_of,
+)
 from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.progress import TrainingFailed
 from tlimb.scenarios.results import Settings, carry_through, keep_for, outcome, write_history
-from tlimb.scenarios.sequential import fit
+from tlimb.scenarios.train import train
 from tlimb.state import Kept
 from tlimb.store import Store
+from tlimb.weights.statistics import statistics
 
 
-def pretrain(job_folder, store_folder, parent_folder, out, settings: Settings) -> Path:
+def pretrain(
+    job_folder, store_folder, parent_folder, out, settings: Settings, files: dict[str, Path] | None = None
+) -> Path:
     """Train the job's stage, from its parent's encoder if it has one, into out/<encoder id>/, the folder returned.
 
-    It also scores the stage's own held-out part. A training that diverges or raises leaves encoder.json with the
-    reason. Raises InputError where a person stands in two roles, or for a parent made from scans prepared otherwise.
+    files: of weights and maps, path as the sweep writes it -> where it lies now. It also scores the stage's own
+    held-out part. A training that diverges or raises leaves encoder.json with the reason. Raises InputError where a
+    person stands in two roles, for weights made from scans prepared otherwise and for files that have changed.
     """
-    job = read_job(job_folder)
+    job, files = read_job(job_folder), files or {}
+    require_unchanged(job, files)
     line = job.facts["pretraining"]
     store = Store(store_folder, job.facts["shards"])
-    rows = job.split(line["split"])
-    parent = read_pretrained(parent_folder) if line["parent"] else None
+    rows, stage = job.split(line["split"]), line["spec"]["stage"]
+    parent = start_of(stage, read_pretrained(parent_folder) if line["parent"] else None, files)
     if parent is not None:
         check_encoder(parent, store, rows, set(), f"pretraining {line['id']}")
-    run = StageRun(line["spec"]["architecture"], line["spec"]["stage"], line["seed"], rows, job.labels, parent)
-    start = "" if parent is None or parent.failed else file_digest(parent.folder / "encoder.safetensors")
-    kept = keep_for(line["id"], rows, run.stage, store, start, settings)
+    run = StageRun(line["spec"]["architecture"], stage, line["seed"], rows, job.labels, parent, files)
+    kept = keep_for(line["id"], rows, run.stage, store, start_digest(stage, parent, files), settings)
     folder, source = Path(out) / line["id"], Source(store, rows["scan_id"].tolist(), settings.device, settings.trusted)
-    about = _about(line, rows, parent, store)
+    about = _about(line, rows, parent, store) | {"licence": job.facts["licence"]}
     carry_through(folder, "encoder.json", about, kept, lambda: _train(line["id"], run, source, kept, folder))
     return folder
 
@@ -43,16 +57,21 @@ def _train(identity: str, run: StageRun, source: Source, kept: Kept, folder: Pat
     if run.encoder is not None and run.encoder.failed:
         raise TrainingFailed(run.encoder.failed)
     training = prepare(run, source)
-    progress = fit(training, kept, source.device)
+    progress = train(training, kept, source.device)
     tensors = training.network.weights()
     save_weights(folder / "encoder.safetensors", select(tensors, "encoder."))
     save_weights(folder / "heads.safetensors", select(tensors, "heads."))
     write_history(folder, progress)
     held_out, bootstrap = run.rows[run.rows["role"] == "test"], Bootstrap()
     view = source.view(run.stage["data"], training.normalise)
-    table = predict(training.network, training.targets, held_out, view, source.device)
-    write_json(folder / "scores.json", {"id": identity} | scores(table, training.targets, "test", bootstrap))
-    return outcome(training, progress, source.device)
+    if training.targets:
+        table = predict(training.network, training.targets, held_out, view, source.device)
+        found = scores(table, training.targets, "test", bootstrap)
+    else:
+        term = training.objective.on_images
+        found = reconstruction_scores(training.network, term, held_out, view, source.device, bootstrap)
+    write_json(folder / "scores.json", {"id": identity} | found)
+    return outcome(training, progress, source.device) | {"statistics": statistics(run, view)}
 
 
 def _about(line: dict, rows: pd.DataFrame, parent: Pretrained | None, store: Store) -> dict:

@@ -9,14 +9,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from tlimb import __version__
 from tlimb.errors import InputError
-from tlimb.files import digest, read_json, write_csv, write_json
+from tlimb.files import digest, read_json, write_csv, write_json, write_text
 from tlimb.registry import source_digest
 from tlimb.scenarios.device import device_name
 from tlimb.scenarios.progress import Progress, TrainingFailed
 from tlimb.scenarios.sequential import Training
 from tlimb.state import SECONDS, Kept, link_or_copy
 from tlimb.store import Store
+from tlimb.weights.card import model_card
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ def carry_through(folder, name: str, about: dict, kept: Kept, train: Callable[[]
         write_json(folder / name, about | {"status": "failed", "reason": reason, "seconds": time.monotonic() - started})
         return
     print(f"{about['id']}: best epoch {found['best_epoch']} of {found['epochs_run']}")
-    write_json(folder / name, about | {"status": "ok", "reason": ""} | found | {"seconds": time.monotonic() - started})
+    about |= {"status": "ok", "reason": ""} | found | {"seconds": time.monotonic() - started}
+    write_text(folder / "model-card.md", model_card(about))
+    write_json(folder / name, about)
     kept.keep(folder)
 
 
@@ -92,16 +96,17 @@ def _copy(result: Path, folder: Path, name: str, about: dict) -> None:
 
 def outcome(training: Training, progress: Progress, device: torch.device) -> dict:
     """What a finished training adds to encoder.json or model.json."""
-    parameters = list(training.network.parameters())
-    learned = [parameter for parameter in parameters if parameter.requires_grad]
     return {
         "input_shape": list(training.view.input_shape),
         "normalise": training.normalise,
+        "heads": training.stage["heads"],
+        "start": training.start,
         "targets": {target.name: target.facts() for target in training.targets},
         "best_epoch": progress.best_epoch,
-        "epochs_run": len(progress.history),
+        "epochs_run": progress.epochs_run,
         "stopped_early": progress.stops(training.stage["early_stopping"]),
-        "parameters": {"total": sum(map(torch.numel, parameters)), "trainable": sum(map(torch.numel, learned))},
+        "parameters": training.tuner.counts(),
+        "made_with": {"tlimb": __version__, "torch": torch.__version__},
         "device": device_name(device),
     }
 

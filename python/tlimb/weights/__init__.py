@@ -1,0 +1,1 @@
+"""Weights from elsewhere and to elsewhere: read, matched by name and shape, described, exported."""

@@ -1,0 +1,185 @@
+"""Trainings that start from published weights: what is checked first, and what their models say of it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from contracts import check_json
+from safetensors.torch import save_file
+from torch import nn
+from training_jobs import RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
+
+from tlimb.architectures.network import Network
+from tlimb.architectures.resnet import ResNet
+from tlimb.architectures.weights import read_weights
+from tlimb.config import Weights
+from tlimb.errors import InputError
+from tlimb.files import read_json, write_json
+from tlimb.scenarios.device import set_up_torch
+from tlimb.scenarios.finetune import finetune
+from tlimb.scenarios.job import named_files, read_pretrained, start_digest
+from tlimb.scenarios.pretrain import pretrain
+from tlimb.scenarios.results import Settings
+from tlimb.scenarios.start import load_start
+from tlimb.search.named_files import content_digest
+from tlimb.store import Store
+
+CPU = torch.device("cpu")
+
+
+def narrow() -> ResNet:
+    return ResNet(10, dims=2, width=0.125)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A store of two cohorts, one encoder pretrained on age in the first, one file that somebody else made."""
+    set_up_torch(1, training=True)
+    folder = tmp_path_factory.mktemp("world")
+    lifespan, clinic = make_people("lifespan", 24), make_people("clinic", 20, seed=1)
+    make_store(folder / "store", pd.concat([lifespan, clinic], ignore_index=True))
+    line = pretrain_job(folder / "pretrain", roles(lifespan, 5, 5), stage("pretrain", "age", epochs=1))
+    encoder = pretrain(folder / "pretrain", folder / "store", None, folder / "encoders", Settings(CPU))
+    torch.manual_seed(5)
+    save_file({f"net.{name}": one for name, one in narrow().state_dict().items()}, folder / "others.safetensors")
+    table = roles(clinic, 5, 5)
+    return SimpleNamespace(folder=folder, store=folder / "store", table=table, line=line, encoder=encoder, lifespan=lifespan)
+
+
+def started(world, folder, path, table=None, target="diagnosis", **changes) -> dict:
+    """Fine-tune one trial from published weights at `path`; its model.json."""
+    weights = Weights(path="weights.pt", **changes.pop("weights", {})).model_dump()
+    trial = trial_line(stage("finetune", target, epochs=1, weights=weights, **changes))
+    pack_job(folder / "job", world.table if table is None else table, [trial])
+    facts = read_json(folder / "job" / "job.json")
+    listed = [{"path": "weights.pt", "digest": content_digest(path), "file": str(path)}]
+    write_json(folder / "job" / "job.json", facts | {"files": listed, "licence": "CC0-1.0"})
+    files = named_files(folder / "job", [str(path)])
+    finetune(folder / "job", world.store, None, folder / "models", Settings(CPU), files)
+    return read_json(folder / "models" / trial["id"] / "model.json")
+
+
+def test_a_trial_starts_from_a_foreign_file_and_its_model_says_so(world, tmp_path, capsys):
+    model = started(world, tmp_path, world.folder / "others.safetensors", strategy="frozen")
+    check_json("model", model)
+    assert model["status"] == "ok", model["reason"]
+    assert model["start"]["origin"] == "file" and model["start"]["path"] == "weights.pt" and model["start"]["report"]["share"] == 1
+    assert model["licence"] == "CC0-1.0" and "is not known" in capsys.readouterr().out
+    kept = read_weights(tmp_path / "models" / model["id"] / "model.safetensors")
+    given = read_weights(world.folder / "others.safetensors")
+    assert torch.equal(kept["encoder.layer1.0.conv1.weight"], given["net.layer1.0.conv1.weight"])
+
+
+def test_a_folder_of_tlimb_given_as_a_file_is_the_encoder_that_it_holds(world, tmp_path):
+    model = started(world, tmp_path, world.encoder, strategy="frozen")
+    check_json("model", model)
+    assert model["start"]["id"] == world.line["id"] and model["start"]["path"] == "weights.pt"
+    kept = read_weights(tmp_path / "models" / model["id"] / "model.safetensors")
+    assert torch.equal(kept["encoder.conv1.weight"], read_weights(world.encoder / "encoder.safetensors")["conv1.weight"])
+    assert set(read_json(world.encoder / "encoder.json")["persons"]) <= set(model["persons"])
+
+
+def test_a_whole_model_is_used_directly_with_its_own_head(world, tmp_path):
+    first = started(world, tmp_path / "a", world.encoder, target="age")
+    assert first["status"] == "ok", first["reason"]
+    folder = tmp_path / "a" / "models" / first["id"]
+    saved = read_json(folder / "model.json")
+    write_json(folder / "model.json", saved | {"persons": []})
+    model = started(world, tmp_path / "b", folder, target="age", strategy="direct")
+    assert model["status"] == "ok", model["reason"]
+    one, two = (read_weights(path / "model.safetensors") for path in (folder, tmp_path / "b" / "models" / model["id"]))
+    assert set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
+    assert model["targets"] == first["targets"]
+
+
+def test_the_encoder_of_the_stage_before_fills_a_part_of_a_larger_one(world, tmp_path, capsys):
+    larger = nn.Sequential()
+    larger.add_module("slice_encoder", narrow())
+    larger.add_module("attention", nn.Linear(64, 64))
+    of = stage("finetune", "age") | {"weights": Weights(part="slice_encoder").model_dump()}
+    facts = load_start(Network(larger, {}), of, read_pretrained(world.encoder), {})
+    assert facts["origin"] == "stage" and facts["id"] == world.line["id"] and facts["part"] == "slice_encoder"
+    given = read_weights(world.encoder / "encoder.safetensors")
+    assert all(torch.equal(one, given[name]) for name, one in larger.slice_encoder.state_dict().items())
+    assert "100.0% of the parameters" in capsys.readouterr().out
+
+
+def test_a_pretraining_starts_from_a_folder_of_tlimb_and_passes_on_whom_it_has_seen(world, tmp_path):
+    people = make_people("clinic", 20, seed=1)
+    weights = Weights(path="encoder").model_dump()
+    pretrain_job(tmp_path / "job", roles(people, 4, 4), stage("pretrain", "age", epochs=1, weights=weights))
+    facts = read_json(tmp_path / "job" / "job.json")
+    listed = [{"path": "encoder", "digest": content_digest(world.encoder), "file": str(world.encoder)}]
+    write_json(tmp_path / "job" / "job.json", facts | {"files": listed})
+    made = pretrain(tmp_path / "job", world.store, None, tmp_path / "out", Settings(CPU), {"encoder": world.encoder})
+    about = read_json(made / "encoder.json")
+    check_json("encoder", about)
+    assert about["status"] == "ok" and about["start"]["id"] == world.line["id"], about["reason"]
+    assert len(about["persons"]) == 20 + 24
+
+
+def test_persons_and_preparation_of_a_folder_of_tlimb_are_checked(world, tmp_path):
+    leaking = roles(world.lifespan, 5, 5)
+    with pytest.raises(InputError, match="person lifespan/sub-0.. of test took part in pretraining"):
+        started(world, tmp_path / "a", world.encoder, table=leaking)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in world.encoder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    facts = read_json(copy / "encoder.json")
+    write_json(copy / "encoder.json", facts | {"fingerprint": "0" * 12, "recipe": facts["recipe"] | {"spacing": 1.0}})
+    with pytest.raises(InputError, match="prepared otherwise.*spacing 1.0 against 8.0"):
+        started(world, tmp_path / "b", copy)
+
+
+def test_a_file_that_is_not_what_it_was_stops_the_task(world, tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes((world.folder / "others.safetensors").read_bytes())
+    started(world, tmp_path, path)
+    save_file(narrow().state_dict(), path)
+    with pytest.raises(InputError, match="weights.pt: has changed since the run was planned"):
+        finetune(tmp_path / "job", world.store, None, tmp_path / "again", Settings(CPU), {"weights.pt": path})
+    with pytest.raises(InputError, match="1 files, 0 were given"):
+        named_files(tmp_path / "job", [])
+
+
+def test_what_is_kept_of_a_training_depends_on_the_content_of_its_files(world, tmp_path):
+    of = stage("finetune", "age") | {"weights": Weights(path="w.pt", map="m.json").model_dump()}
+    digests = set()
+    for weights, text in ((b"1", "[]"), (b"2", "[]"), (b"2", "{}")):
+        (tmp_path / "w").write_bytes(weights), (tmp_path / "m").write_text(text)
+        digests.add(start_digest(of, None, {"w.pt": tmp_path / "w", "m.json": tmp_path / "m"}))
+    assert len(digests) == 3 and start_digest(stage("finetune", "age"), None, {}) == ""
+    assert start_digest(of, read_pretrained(world.encoder), {}) not in digests
+
+
+def test_statistics_tell_of_groups_what_numpy_tells(world):
+    about, store = read_json(world.encoder / "encoder.json"), Store(world.store)
+    train = roles(world.lifespan, 5, 5).query("role == 'train'")
+    found = about["statistics"]
+    ages = train["age"].to_numpy()
+    assert found["scans"] == found["persons"] == found["labels"]["age"]["n"] == 14
+    assert found["labels"]["age"]["mean"] == pytest.approx(ages.mean()) and found["labels"]["age"]["high"] == pytest.approx(ages.max())
+    slices = store.gather(train["scan_id"].tolist())[:, :, :, 7].astype("float64")
+    assert found["intensity"] == {"mean": pytest.approx(slices.mean(), abs=1e-6), "sd": pytest.approx(slices.std()), "scans": 14}
+
+
+def test_a_card_says_what_a_model_is_and_where_it_comes_from(world, tmp_path):
+    model = started(world, tmp_path, world.folder / "others.safetensors")
+    card = (tmp_path / "models" / model["id"] / "model-card.md").read_text()
+    for text in (
+        f"# ResNet {model['id']}",
+        "Licence: CC0-1.0.",
+        "logits of the classes control, patient",
+        "spacing 8.0",
+        f"fingerprint {model['fingerprint']}",
+        "5 control, 5 patient",
+        "weights.pt, digest",
+        "licence not known",
+        "To be written by",
+    ):
+        assert text in card, text
+    assert "age" in (world.encoder / "model-card.md").read_text() and np.isfinite(model["statistics"]["intensity"]["sd"])
+    assert RESNET["class_path"] in card
