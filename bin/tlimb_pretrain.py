@@ -12,6 +12,7 @@ from tlimb.command import told_plainly
     "--store", required=True, type=click.Path(exists=True), help="Folder with the shards of the job's recipe."
 )
 @click.option("--parent", type=click.Path(exists=True), help="Folder of the encoder that training starts from.")
+@click.option("--file", "files", multiple=True, type=click.Path(exists=True), help="A file of the job's list, in its order.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch may use.")
 @click.option("--state-dir", type=click.Path(), help="Folder where training states are kept.")
 @click.option("--state-seconds", default=30.0, show_default=True, help="Least time between two states written.")
@@ -19,14 +20,16 @@ from tlimb.command import told_plainly
 @click.option("--trusted", multiple=True, help="Module whose classes may be named; may be repeated.")
 @click.option("--out", required=True, type=click.Path(), help="Folder to write <encoder id>/ to.")
 @told_plainly
-def main(job, store, parent, threads, state_dir, state_seconds, code, trusted, out):
+def main(job, store, parent, files, threads, state_dir, state_seconds, code, trusted, out):
     """Train one pretraining stage, score its held-out part, write OUT/<encoder id>/."""
     from tlimb.scenarios.device import find_device, set_up_torch
+    from tlimb.scenarios.job import named_files
     from tlimb.scenarios.pretrain import pretrain
     from tlimb.scenarios.results import Settings
 
     set_up_torch(threads, training=True)
-    pretrain(job, store, parent, out, Settings(find_device(), state_dir, code, trusted, state_seconds))
+    settings = Settings(find_device(), state_dir, code, trusted, state_seconds)
+    pretrain(job, store, parent, out, settings, named_files(job, files))
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ from tlimb.search.suggest import suggest
 @told_plainly
 def main(sweep, cohort, cohort_json, store, round_number, trials_per_task, max_failed_scans, trusted, out):
     settings, summary, table = read_sweep(read_json(sweep)), read_json(cohort_json), pd.read_parquet(cohort)
-    labels = summary["labels"]
     recipes = read_recipes(store, settings.recipes, max_failed_scans)
-    proposal = suggest(settings, table, labels, recipes, round_number, trusted, summary["split_file"])
-    write_round(out, proposal, table, labels, trials_per_task)
+    known = {"split_file": summary["split_file"], "files": summary["files"]}
+    proposal = suggest(settings, table, summary["labels"], recipes, round_number, trusted, **known)
+    write_round(out, proposal, table, summary, trials_per_task, settings.licence)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = json.loads((ROOT / "assets" / "sweeps" / "test.json").read_text())
+NETWORKS_OF_SERIES = ["CNN1D", "TemporalTransformer", "GRU", "LinearBaseline"]
 WAYS = [{"strategy": "scratch"}, {"strategy": "full"}]
 
 
@@ -128,11 +129,15 @@ def test_time_series_from_tables_and_images_with_an_atlas_of_ones_own_end_with_a
     sweep["recipes"]["bold"]["atlas"] = "own [1]/parts.nii.gz"
     for stage in sweep["stages"]:
         stage["epochs"] = 1
+    ways = [{"stages.finetune": way} for way in sweep["search"]["space"]["stages.finetune"]]
+    others = [{"architecture": {"class_path": name}, **ways[0]} for name in NETWORKS_OF_SERIES]
+    sweep["search"]["space"] = {"*": ways + others}
     (tmp_path / "sweep.json").write_text(json.dumps(sweep))
     run = nextflow(tmp_path, "--params-file", "sweep.json", "--trials_per_task", 8)
     assert run.status == 0, run.text
     ranking = run.json("results/ranking/ranking.json")
     assert ranking["answer"] in run.text and all(row["failed"] == 0 for row in ranking["candidates"])
+    assert {row["architecture"] for row in ranking["candidates"]} == {"ResNet", *NETWORKS_OF_SERIES}
     headers = [json.loads(path.read_text()) for path in (tmp_path / "results" / "store").glob("*/shard-*.json")]
     assert headers and all(header["recipe"]["kind"] == "series" for header in headers)
     assert all(header["regions"] == list(atlas.names) for header in headers)

@@ -100,6 +100,7 @@ def _cohort(persons: int) -> dict:
         },
         "warnings": [],
         "split_file": None,
+        "files": {},
     }
 
 
@@ -187,6 +188,7 @@ def _write_encoder(folder: Path, line: dict, failed: bool) -> None:
     truth = rng.uniform(20, 85, 36)
     frame = pd.DataFrame({"scan_id": [f"s{i}" for i in range(36)], "person": [f"s{i}" for i in range(36)]})
     frame = frame.assign(target="age", truth=truth, prediction=truth + rng.normal(0, 6.5, 36), probabilities=None)
+    frame = frame.assign(event=np.nan)
     targets = score(frame, {"age": {"kind": "regression", "classes": []}}, resamples=100, confidence=0.95, seed=0)
     setting = {"n": 100, "confidence": 0.95, "unit": "person", "seed": 0}
     scores = {"id": line["id"], "set": "test", "status": "ok", "reason": "", "n": {"scans": 36, "persons": 36}}
@@ -210,6 +212,17 @@ def _trained(architecture: dict, stage: dict, epochs_run: int, counts: dict) -> 
         "epochs_run": epochs_run,
         "monitor": stage["monitor"],
         "parameters": {"total": total, "trainable": 1026 if stage["strategy"] == "frozen" else total},
+        "heads": {},
+        "start": None,
+        "recipe": {},
+        "licence": None,
+        "made_with": {"tlimb": "0.1.0", "torch": "2.15.0"},
+        "statistics": {
+            "scans": 10,
+            "persons": 10,
+            "intensity": {"mean": 0.0, "sd": 1.0, "scans": 10},
+            "labels": {},
+        },
         "device": "cpu",
         "seconds": 9.3 * epochs_run,
         "n": counts,
@@ -276,7 +289,7 @@ def predictions(trial: dict, name: str, persons: int, skill: dict) -> pd.DataFra
     columns = {"scan_id": [f"{p}/1/T1w" for p in person], "person": person, "target": "diagnosis"}
     columns |= {"truth": truth.astype(float), "prediction": said.astype(float)}
     columns |= {"truth_label": [CLASSES[t] for t in truth], "prediction_label": [CLASSES[t] for t in said]}
-    return pd.DataFrame(columns | {"probabilities": [[1 - p, p] for p in case]})
+    return pd.DataFrame(columns | {"probabilities": [[1 - p, p] for p in case], "event": np.nan})
 
 
 def rewrite_json(path: Path, **changes) -> None:

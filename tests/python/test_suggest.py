@@ -63,7 +63,7 @@ def test_the_same_arguments_give_the_same_proposal(document, table, labels, reci
 
 
 def test_round_files_keep_their_contracts(document, table, labels, recipes, tmp_path):
-    write_round(tmp_path, propose(document, table, labels, recipes), table, labels, trials_per_task=2)
+    write_round(tmp_path, propose(document, table, labels, recipes), table, {"labels": labels, "files": {}}, trials_per_task=2)
     for line in read_jsonl(tmp_path / "trials.jsonl"):
         check_json("trial", line)
     for line in read_jsonl(tmp_path / "pretrainings.jsonl"):
@@ -86,7 +86,7 @@ def test_round_files_keep_their_contracts(document, table, labels, recipes, tmp_
 ])
 def test_files_of_folds_and_replicates_keep_their_contracts(document, table, labels, recipes, sites, split, tmp_path):
     document["split"] = split | {"stratify": ["diagnosis"]}
-    write_round(tmp_path, propose(document, table, labels, recipes), table, labels, trials_per_task=8)
+    write_round(tmp_path, propose(document, table, labels, recipes), table, {"labels": labels, "files": {}}, trials_per_task=8)
     for line in read_jsonl(tmp_path / "trials.jsonl"):
         check_json("trial", line)
     check_table("splits", pd.read_parquet(tmp_path / "splits.parquet"))
@@ -99,7 +99,7 @@ def test_files_of_folds_and_replicates_keep_their_contracts(document, table, lab
 
 
 def test_training_never_sees_a_test_label(document, table, labels, recipes, tmp_path):
-    write_round(tmp_path, propose(document, table, labels, recipes), table, labels, trials_per_task=8)
+    write_round(tmp_path, propose(document, table, labels, recipes), table, {"labels": labels, "files": {}}, trials_per_task=8)
     packs_written = [job for job in (tmp_path / "jobs").iterdir() if read_json(job / "job.json")["kind"] == "finetune"]
     assert packs_written
     for job in packs_written:
@@ -121,8 +121,8 @@ def test_permuted_test_labels_change_neither_trials_nor_what_training_is_given(
     assert not permuted["diagnosis"].equals(table["diagnosis"])
     after = propose(document, permuted, labels, recipes)
     assert after.trials == before.trials and after.pretrainings == before.pretrainings
-    write_round(tmp_path / "before", before, table, labels, trials_per_task=8)
-    write_round(tmp_path / "after", after, permuted, labels, trials_per_task=8)
+    write_round(tmp_path / "before", before, table, {"labels": labels, "files": {}}, trials_per_task=8)
+    write_round(tmp_path / "after", after, permuted, {"labels": labels, "files": {}}, trials_per_task=8)
     for path in sorted((tmp_path / "before" / "jobs").glob("*/*")):
         twin = tmp_path / "after" / "jobs" / path.parent.name / path.name
         assert (path.read_bytes() == twin.read_bytes()) == (path.name != "table-test.parquet")
@@ -182,7 +182,7 @@ def test_an_external_cohort_is_only_tested_on(document, table, labels, recipes):
 def test_numbers_that_are_classes_become_text(document, table, labels, recipes, tmp_path):
     table["diagnosis"] = [float(i % 2) if c == "clinic" else None for i, c in enumerate(table["cohort"])]
     labels["diagnosis"]["classes"] = ["0", "1"]
-    write_round(tmp_path, propose(document, table, labels, recipes), table, labels, trials_per_task=8)
+    write_round(tmp_path, propose(document, table, labels, recipes), table, {"labels": labels, "files": {}}, trials_per_task=8)
     tables = [pd.read_parquet(path) for path in (tmp_path / "jobs").glob("*/table-validation.parquet")]
     assert tables and all(set(rows["diagnosis"]) == {"0", "1"} for rows in tables)
 
@@ -519,7 +519,7 @@ def test_the_label_by_which_a_sampler_draws_is_handed_to_training_and_no_other(
     labels |= {"site": {"kind": "classification", "classes": ["east", "north", "south"], "n": 60}}
     by_site = {"class_path": "BalancedSampler", "init_args": {"label": "site"}}
     document["search"]["space"] = {"stages.finetune.data": [{"sampler": None}, {"sampler": by_site}]}
-    write_round(tmp_path, propose(document, table, labels, recipes), table, labels, trials_per_task=8)
+    write_round(tmp_path, propose(document, table, labels, recipes), table, {"labels": labels, "files": {}}, trials_per_task=8)
     for job in (tmp_path / "jobs").iterdir():
         facts, rows = read_json(job / "job.json"), pd.read_parquet(job / "table.parquet")
         draws = {bool(trial["spec"]["stages"][-1]["data"]["sampler"]) for trial in facts.get("trials", [])}

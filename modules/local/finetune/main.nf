@@ -4,7 +4,7 @@ process FINETUNE {
     label 'process_gpu'
 
     input:
-    tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(encoders, stageAs: 'encoders/*')
+    tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(encoders, stageAs: 'encoders/*'), path(files, stageAs: 'files/?/*')
     val state_dir
     val trusted
     val code
@@ -14,10 +14,11 @@ process FINETUNE {
 
     script:
     def pretrained = encoders ? '--encoders encoders' : ''
+    def named = [files].flatten().collect { file -> "--file ${file}" }.join(' ')
     def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
     """
     export TLIMB_ACCELERATOR=${task.accelerator ? 'gpu' : ''}
-    tlimb_finetune.py --job job --store store ${pretrained} --threads ${task.cpus} \\
+    tlimb_finetune.py --job job --store store ${pretrained} ${named} --threads ${task.cpus} \\
         --state-dir "${state_dir}" --code ${code} ${trust} ${task.ext.args ?: ''} --out models
     """
 
@@ -25,7 +26,7 @@ process FINETUNE {
     """
     for trial in ${meta.trials.join(' ')}; do
         mkdir -p models/\$trial
-        touch models/\$trial/model.safetensors
+        touch models/\$trial/model.safetensors models/\$trial/model-card.md
         echo 'epoch,train_loss,validation_loss,lr,seconds' > models/\$trial/history.csv
         printf '{"id": "%s", "status": "ok", "reason": ""}\\n' \$trial > models/\$trial/model.json
     done

@@ -34,7 +34,7 @@ process SUGGEST {
     job() { # id, kind, level, parent, inits, shards, trials
         mkdir -p jobs/\$1
         touch jobs/\$1/table.parquet
-        printf '{"id": "%s", "kind": "%s", "level": %s, "parent": "%s", "inits": [%s], "shards": [%s], "trials": [%s], "recipe": "default"}' \
+        printf '{"id": "%s", "kind": "%s", "level": %s, "parent": "%s", "inits": [%s], "shards": [%s], "trials": [%s], "recipe": "default", "files": []}' \
             "\$@" > jobs/\$1/job.json
     }
     job aaaaaaaaaaaa pretrain 1 '' '' '"a", "b"' ''

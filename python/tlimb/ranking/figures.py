@@ -52,8 +52,9 @@ def curves(histories: dict[str, pd.DataFrame]) -> dict | None:
 
     histories: label of the run -> history.csv. Returns {"x", "y" (Axis), "lines": [{"run", "set", "pieces"}],
     "marks": [{"run", "x", "y", "epoch", "loss"}]}: pieces are SVG point lists between non-finite losses, marks the
-    epochs with the lowest validation loss; y grows downwards, as in SVG.
+    epochs with the lowest validation loss; y grows downwards, as in SVG. Epoch 0, before any training, is left out.
     """
+    histories = {run: history[history["epoch"] > 0] for run, history in histories.items()}
     histories = {run: history for run, history in histories.items() if len(history)}
     if not histories:
         return None

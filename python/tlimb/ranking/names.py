@@ -1,6 +1,7 @@
 """What sets candidates apart, and the shortest readable name that says so."""
 
 from tlimb.files import canonical_json
+from tlimb.search.combinations import is_fitted
 from tlimb.splits import PART
 
 Path = tuple[str, ...]
@@ -8,10 +9,21 @@ CLASSES = {"architecture", "optimizer", "scheduler", "module", "primary"}  # the
 
 
 def strategy_of(trial: dict) -> str:
-    """`scratch` where nothing is transferred, else the last stage's strategy; `+ <class>` for each auxiliary term."""
+    """`scratch` where nothing is transferred, `fitted` where nothing is trained, else the last stage's strategy; then
+    `+ <word>` for each way to tune that decides what trains, and `+ <class>` for each auxiliary term."""
     last = trial["spec"]["stages"][-1]
     auxiliary = [class_name(term) for term in last.get("objective", {}).get("auxiliary", [])]
-    return " + ".join([_start(trial), *auxiliary])
+    return " + ".join([_start(trial), *_tuned(last.get("tuning", {})), *auxiliary])
+
+
+def _tuned(tuning: dict) -> list[str]:
+    """The ways to tune, in words, that decide what of a network trains."""
+    adapter, only, block = (tuning.get(key) for key in ("adapter", "only", "freeze_up_to"))
+    words = [class_name(adapter)] if adapter else []
+    words += [f"{only} only"] if only else []
+    words += [f"frozen up to {block}"] if block else []
+    words += ["head first"] if tuning.get("head_first") else []
+    return words + (["gradual"] if tuning.get("unfreeze") else [])
 
 
 def class_name(spec: dict) -> str:
@@ -111,7 +123,11 @@ def value_text(value) -> str:
 
 
 def _start(trial: dict) -> str:
-    return trial["spec"]["stages"][-1].get("strategy") or "full" if trial["init"] else "scratch"
+    spec, last = trial["spec"], trial["spec"]["stages"][-1]
+    if is_fitted(spec["architecture"]):
+        return "fitted"
+    published = (last.get("weights") or {}).get("path") is not None
+    return last.get("strategy") or "full" if trial["init"] or published else "scratch"
 
 
 def _collect(found: dict, path: Path, value) -> None:

@@ -241,6 +241,7 @@ def _pretrainings(groups: dict[str, list[dict]], results: Results) -> list[dict]
         if scores and scores["status"] == "ok":
             row["persons"] = scores["n"]["persons"]
             row["scores"] = [_headline(target, facts) for target, facts in scores["targets"].items()]
+            row["scores"] += _reconstructed(scores.get("reconstruction", {}))
         rows.append(row)
     return rows
 
@@ -249,6 +250,14 @@ def _headline(target: str, facts: dict) -> dict:
     metric = DEFAULT[facts["kind"]]
     found = facts["metrics"].get(metric) or {"value": None, "low": None, "high": None}
     return found | {"target": target, "metric": WORDS[metric], "digits": decimals(found["low"], found["high"])}
+
+
+def _reconstructed(errors: dict) -> list[dict]:
+    """The error with which a stage without targets reconstructs its held-out images."""
+    words = {"mse": "mean squared error", "l1": "mean absolute error"}
+    return [
+        found | {"target": "reconstruction", "metric": words[name], "digits": 4} for name, found in errors.items()
+    ]
 
 
 def _effects(results: Results, ranking: Ranking) -> list[dict]:

@@ -8,7 +8,7 @@ from tlimb.errors import Problem, nearest
 
 def class_problems(trial: dict, trusted=()) -> list[Problem]:
     """What is wrong with the classes, their arguments and the hooks of a trial (a dumped TrialBase), by JSON path."""
-    named = [("architecture", "architecture", trial["architecture"])]
+    named = _of_architecture("architecture", trial["architecture"])
     hooks = []
     for i, stage in enumerate(trial["stages"]):
         named += _of_stage(stage, f"stages[{i}]")
@@ -22,10 +22,23 @@ def class_problems(trial: dict, trusted=()) -> list[Problem]:
     return problems + [problem for where, path in hooks for problem in function_problems(path, where, trusted)]
 
 
+def _of_architecture(where: str, spec: dict | None) -> list[tuple[str, str, dict | None]]:
+    """(kind, JSON path, class or None) of a network and of the network of slices within it."""
+    within = spec["init_args"].get("slice_encoder") if spec else None
+    named = {"class_path": within} if isinstance(within, str) else within
+    if not isinstance(named, dict) or not isinstance(named.get("class_path"), str):
+        return [("architecture", where, spec)]
+    inner = {"class_path": named["class_path"], "init_args": named.get("init_args", {})}
+    return [("architecture", where, spec), ("architecture", f"{where}.init_args.slice_encoder", inner)]
+
+
 def _of_stage(stage: dict, where: str) -> list[tuple[str, str, dict | None]]:
     """(kind, JSON path, class or None) of every class that a stage names."""
     data, objective = stage["data"], stage["objective"]
-    named = [(kind, f"{where}.data.{kind}", data[kind]) for kind in ("module", "dataset", "sampler", "normalise")]
+    own = _of_architecture(f"{where}.architecture", stage["architecture"])
+    own += [("head", f"{where}.heads.{name}", head) for name, head in stage["heads"].items()]
+    own.append(("adapter", f"{where}.tuning.adapter", stage["tuning"]["adapter"]))
+    named = own + [(kind, f"{where}.data.{kind}", data[kind]) for kind in ("module", "dataset", "sampler", "normalise")]
     named += [("augment", f"{where}.data.augment[{j}]", step) for j, step in enumerate(data["augment"])]
     named += [(kind, f"{where}.{kind}", stage[kind]) for kind in ("optimizer", "scheduler")]
     named.append(("objective", f"{where}.objective.primary", objective["primary"]))

@@ -1,12 +1,27 @@
 """Combinations of settings that no single variant shows to be impossible."""
 
 from tlimb import registry
-from tlimb.config import ClassSpec, Split, TrialBase
-from tlimb.errors import Problem
+from tlimb.config import ClassSpec, Split, Stage, TrialBase
+from tlimb.errors import Problem, nearest
 from tlimb.files import canonical_json
+from tlimb.search.tuning_problems import tuning_problems
 from tlimb.splits import ALWAYS, USED
 
 NEEDS_PRETRAINED = {"tlimb.objectives.l2sp.L2SP"}
+FITTED = {registry.SHORT_NAMES["architecture"][name] for name in ("LinearBaseline", "BoostedBaseline")}
+"""Networks that are fitted, not trained: what only training looks at is dropped from their trials."""
+
+AXES = {"SFCN": 3, "SliceSet": 3, "SliceLSTM": 3, "CNN3D": 3, "SliceCNN": 2, "Timm": 2} | {
+    **dict.fromkeys(("CNN1D", "TemporalTransformer", "GRU"), 1),
+    **dict.fromkeys(("ResNet", "DenseNet", "ViT", "Swin", "CAE", "SRCAE", "VAE"), "dims"),
+}
+"""Axes of space that tlimb's own networks take, "dims" where their argument says so (3 unless set)."""
+
+WITHOUT_LABELS = {"tlimb.objectives.reconstruction.Reconstruction"}
+"""Primary terms that learn from images alone."""
+
+KL_DIVERGENCE = registry.SHORT_NAMES["objective"]["KLDivergence"]
+HEADS_OF_TERMS = ("reconstruction", "code", "posterior")
 SERIES_MODULE = registry.SHORT_NAMES["module"]["SeriesDataModule"]
 VOLUME_MODULES = {path for path in registry.SHORT_NAMES["module"].values() if path != SERIES_MODULE}
 DIMENSIONS = {1: "time series", 2: "slices", 3: "volumes"}
@@ -28,19 +43,95 @@ REASONS = {
 def combination_problems(trial: TrialBase, recipes: dict) -> list[Problem]:
     """What is wrong with the stages, the data and the split of one point of the space. recipes: those of the sweep."""
     problems = split_problems(trial.split, "split")
-    if trial.stages[0].strategy == "frozen":
-        problems.append(Problem("stages[0].strategy", "the first stage has no pretrained encoder to freeze"))
+    last = len(trial.stages) - 1
     for i, stage in enumerate(trial.stages):
         problems += _objective_problems(stage, i) + _module_problems(stage, recipes[stage.data.recipe].kind, i)
-        problems += _axes_problems(trial.architecture, stage, i)
-        if i and stage.strategy != "scratch":
+        problems += _label_problems(stage, i, is_last=i == last) + _start_problems(trial, i)
+        if i >= first_of(trial.stages):
+            architecture = stage.architecture or trial.architecture
+            problems += _axes_problems(architecture, stage, i) + _term_problems(architecture, stage, i)
+        tuning, where = stage.tuning.model_dump(), f"stages[{i}].tuning"
+        problems += tuning_problems(tuning, stage.strategy or "full", where, epochs=stage.epochs)
+        if i and _starts_from_stage(stage):
             problems += _normaliser_problems(trial.stages[i - 1].data.normalise, stage.data.normalise, i)
-        if stage.split is not None and i < len(trial.stages) - 1:
+        if stage.split is not None and i < last:
             problems += _earlier_split_problems(stage.split, f"stages[{i}].split")
     used = {stage.data.recipe for stage in trial.stages}
     if len(used) > 1:
         message = f"the stages of a trial must share one recipe, found {', '.join(sorted(used))}"
         problems.append(Problem("stages[*].data.recipe", message, "set 'stages.*.data.recipe' in the space"))
+    return problems
+
+
+def first_of(stages: list[Stage]) -> int:
+    """The first stage that leaves a trace in the result: the last one that starts from scratch or published weights."""
+    anew = [i for i, stage in enumerate(stages) if stage.strategy == "scratch" or (stage.weights and stage.weights.path)]
+    return max(anew, default=0)
+
+
+def is_fitted(architecture: dict) -> bool:
+    """Whether a network is fitted and not trained."""
+    return registry.locate("architecture", architecture["class_path"]) in FITTED
+
+
+def _starts_from_stage(stage: Stage) -> bool:
+    """Whether a stage, if there is one before it, starts from that one's encoder."""
+    return stage.strategy != "scratch" and not (stage.weights and stage.weights.path)
+
+
+def _label_problems(stage: Stage, i: int, is_last: bool) -> list[Problem]:
+    """A stage with targets needs labelled scans and one without a primary term that needs no labels."""
+    where, primary = f"stages[{i}]", stage.objective.primary
+    path = registry.locate("objective", primary.class_path) if primary else ""
+    if not stage.targets and is_last:
+        return [Problem(f"{where}.targets", "missing; the last stage is what is measured, by its first target")]
+    if stage.targets and stage.data.labelled is None:
+        message = f"missing; {', '.join(stage.targets)} must be known to learn it"
+        return [Problem(f"{where}.data.labelled", message, "rename `unlabelled`, or leave out `targets`")]
+    if not stage.targets and not _learns_from_images(path):
+        message = "a stage without targets needs a primary term that learns from images alone"
+        return [Problem(f"{where}.objective.primary", message, "such as Reconstruction")]
+    problems = []
+    for name in stage.heads:
+        if name not in (*stage.targets, *HEADS_OF_TERMS):
+            message = "no target of this stage is called so"
+            problems.append(Problem(f"{where}.heads.{name}", message, nearest(name, stage.targets)))
+    return problems
+
+
+def _learns_from_images(path: str) -> bool:
+    """Whether a primary term needs no labels; that of a user's own may be so."""
+    return path in WITHOUT_LABELS or not path.startswith(("tlimb.", "torch.")) and path != ""
+
+
+def _start_problems(trial: TrialBase, i: int) -> list[Problem]:
+    """Whether there is something to start from, for a stage that says so, and that it can be taken over."""
+    stage, where = trial.stages[i], f"stages[{i}]"
+    if i == len(trial.stages) - 1 and stage.architecture is not None:
+        message = "the last stage's network is the sweep's own"
+        return [Problem(f"{where}.architecture", message, "set `architecture` beside `stages`")]
+    if stage.strategy == "scratch" or (stage.weights and stage.weights.path):
+        return []
+    if i == 0:
+        reasons = {
+            "frozen": "the first stage has no pretrained encoder to freeze",
+            "direct": "the first stage has no pretrained network to use as it is",
+        }
+        problems = [Problem(f"{where}.strategy", reasons[stage.strategy])] if stage.strategy in reasons else []
+        if stage.weights is not None:
+            problems.append(Problem(f"{where}.weights.path", "missing; there is no stage before to take weights from"))
+        return problems
+    before = trial.stages[i - 1]
+    own, earlier = (item.architecture or trial.architecture for item in (stage, before))
+    problems = []
+    if own != earlier and not is_fitted(own.model_dump()) and not (stage.weights and stage.weights.part):
+        message = f"missing; the stage before trains a {earlier.class_path} and this one a {own.class_path}"
+        hint = 'name the part that takes its weights, such as "slice_encoder"'
+        problems.append(Problem(f"{where}.weights.part", message, hint))
+    lacking = [name for name in stage.targets if name not in before.targets]
+    if stage.strategy == "direct" and lacking:
+        message = f"needs the heads of the stage before, which has {', '.join(before.targets) or 'no targets'}"
+        problems.append(Problem(f"{where}.strategy", f"direct {message} and not {', '.join(lacking)}"))
     return problems
 
 
@@ -92,8 +183,22 @@ def _earlier_split_problems(split: Split, where: str) -> list[Problem]:
     return problems if problems else split_problems(split, where)
 
 
-def _objective_problems(stage, i: int) -> list[Problem]:
-    if i and stage.strategy != "scratch":
+def _term_problems(architecture: ClassSpec, stage: Stage, i: int) -> list[Problem]:
+    """Auxiliary terms that tlimb's own networks cannot serve."""
+    problems = []
+    for j, term in enumerate(stage.objective.auxiliary):
+        path, where = registry.locate("objective", term.class_path), f"stages[{i}].objective.auxiliary[{j}]"
+        if path == KL_DIVERGENCE and architecture.class_path in AXES and architecture.class_path != "VAE":
+            message = f"{term.class_path} needs a network with a posterior, found {architecture.class_path}"
+            problems.append(Problem(where, message, "expected VAE"))
+        if path in WITHOUT_LABELS and term.init_args.get("masked"):
+            message = "only a primary term can hide parts of the images"
+            problems.append(Problem(f"{where}.init_args.masked", message, "leave it out"))
+    return problems
+
+
+def _objective_problems(stage: Stage, i: int) -> list[Problem]:
+    if stage.strategy != "scratch" and (i or (stage.weights and stage.weights.path)):
         return []
     return [
         Problem(
@@ -121,14 +226,15 @@ def _module_problems(stage, kind: str, i: int) -> list[Problem]:
 
 def _axes_problems(architecture, stage, i: int) -> list[Problem]:
     """A network for slices on volumes, or the other way round; of tlimb's own classes this is known beforehand."""
-    takes = {"ResNet": architecture.init_args.get("dims", 3), "SFCN": 3}.get(architecture.class_path)
+    takes = AXES.get(architecture.class_path)
+    takes = architecture.init_args.get("dims", 3) if takes == "dims" else takes
     module = stage.data.module
     sliced = 2 if module.init_args.get("slices") else 3
     given = {"CropCenterDataModule": sliced, "BaseDataModule": 3, "SeriesDataModule": 1}.get(module.class_path)
     if takes is None or given is None or given == takes:
         return []
     network = f"{architecture.class_path} takes {DIMENSIONS.get(takes, takes)}"
-    hint = "give both together, as variants of the key '*': `slices` of CropCenterDataModule, `dims` of ResNet"
+    hint = "give both together, as variants of the key '*': `slices` of CropCenterDataModule, `dims` of the network"
     return [Problem(f"stages[{i}].data.module", f"{network}, and this module gives {DIMENSIONS[given]}", hint)]
 
 

@@ -5,15 +5,22 @@ from pathlib import Path
 import pandas as pd
 
 from tlimb.files import digest, write_json, write_jsonl, write_parquet
+from tlimb.labels import ONE_CLASS, classes_of, signed_times
+from tlimb.search.named_files import weights_paths
 from tlimb.search.scans import as_text, labels_of
 from tlimb.search.suggest import Proposal
 
 FACTS = ["split", "scan_id", "person", "role", "times"]
 
 
-def write_round(folder, proposal: Proposal, table: pd.DataFrame, labels: dict, trials_per_task: int) -> None:
-    """Write trials.jsonl, pretrainings.jsonl, splits.parquet and a job folder for each pretraining and pack."""
-    folder = Path(folder)
+def write_round(
+    folder, proposal: Proposal, table: pd.DataFrame, summary: dict, trials_per_task: int, licence: str | None = None
+) -> None:
+    """Write trials.jsonl, pretrainings.jsonl, splits.parquet and a job folder for each pretraining and pack.
+
+    summary: as cohort.json. licence: of the weights that the tasks make.
+    """
+    folder, labels = Path(folder), summary["labels"]
     write_jsonl(folder / "trials.jsonl", proposal.trials)
     write_jsonl(folder / "pretrainings.jsonl", proposal.pretrainings)
     write_parquet(folder / "splits.parquet", proposal.splits[["split", "scan_id", "role", "times"]])
@@ -21,12 +28,15 @@ def write_round(folder, proposal: Proposal, table: pd.DataFrame, labels: dict, t
     rows = dict(iter(labelled.sort_values(["split", "scan_id"]).groupby("split")))
     for line in proposal.pretrainings:
         job = {"id": line["id"], "kind": "pretrain", "level": line["level"], "parent": line["parent"], "inits": []}
-        job |= {"pretraining": line}
+        job |= {"pretraining": line, "licence": licence}
+        job |= {"files": _files([line["spec"]["stage"]], summary["files"])}
         _write_job(folder / "jobs" / line["id"], job, rows[line["split"]], line["spec"]["stage"], labels)
     for pack in packs(proposal.trials, trials_per_task):
         inits = sorted({trial["init"] for trial in pack} - {""})
         identity = digest([trial["id"] for trial in pack])
         job = {"id": identity, "kind": "finetune", "level": 0, "parent": "", "inits": inits, "trials": pack}
+        job |= {"licence": licence}
+        job |= {"files": _files([trial["spec"]["stages"][-1] for trial in pack], summary["files"])}
         _write_job(folder / "jobs" / identity, job, rows[pack[0]["split"]], pack[0]["spec"]["stages"][-1], labels)
 
 
@@ -42,10 +52,16 @@ def packs(trials: list[dict], size: int) -> list[list[dict]]:
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
+def _files(stages: list[dict], known: dict) -> list[dict]:
+    """The files that some stages start from: path as the sweep writes it, digest, place."""
+    named = weights_paths(stages)
+    return [{"path": path, **known[path]} for path in sorted(named)]
+
+
 def _write_job(folder: Path, job: dict, rows: pd.DataFrame, stage: dict, labels: dict) -> None:
     facts, known = {}, labels_of(stage)
     for name in stage["targets"]:
-        present = set(rows[name])
+        present = classes_of(rows[name], labels[name]["kind"])
         classes = [one for one in labels[name]["classes"] if one in present]
         facts[name] = {"kind": labels[name]["kind"], "classes": classes}
     job |= {"recipe": stage["data"]["recipe"], "shards": sorted(set(rows["chunk"])), "labels": facts}
@@ -61,9 +77,12 @@ def _write_job(folder: Path, job: dict, rows: pd.DataFrame, stage: dict, labels:
 
 
 def _class_names(table: pd.DataFrame, labels: dict) -> pd.DataFrame:
-    """The cohort's table without what training does not need, classes as text (1.0 as "1")."""
+    """The cohort's table without what training does not need: classes as text (1.0 as "1"), and times until which an
+    event was not seen negative, so that whoever is shown a time is shown the event with it."""
     known = table[["scan_id", "person", *labels]].copy()
     for name, label in labels.items():
-        if label["kind"] == "classification":
+        if label["kind"] in ONE_CLASS:
             known[name] = as_text(known[name])
+        elif label["kind"] == "survival":
+            known[name] = signed_times(table[name], table[label["event"]])
     return known

@@ -6,7 +6,10 @@ from tlimb import registry
 from tlimb.config import Sweep
 from tlimb.errors import Problem, nearest
 from tlimb.evaluation.metrics import METRICS
+from tlimb.labels import ONE_CLASS
 from tlimb.modality import kind_of
+from tlimb.search.kinds import kind_problems
+from tlimb.search.scans import asked_of, role_of
 
 BALANCED = registry.SHORT_NAMES["sampler"]["BalancedSampler"]
 
@@ -36,11 +39,16 @@ class Names:
 
     def check_stage(self, stage: dict, split: dict | None) -> bool:
         """Whether the labels, cohorts and modalities of a stage, and the labels of its split, are all there."""
-        where, labelled = f"stages.{stage['name']}", stage["data"]["labelled"]
+        where, labelled = f"stages.{stage['name']}", asked_of(stage["data"])
         good = [self.check(f"{where}.targets", "label column", name, self.labels) for name in stage["targets"]]
         good += [
-            self.check(f"{where}.data.labelled.cohort", "cohort", name, self._cohorts) for name in labelled["cohort"]
+            self.check(f"{where}.data.{role_of(stage['data'])}.cohort", "cohort", name, self._cohorts)
+            for name in labelled["cohort"]
         ]
+        if all(good[: len(stage["targets"])]):
+            found = kind_problems(stage, self.labels)
+            self.problems += found
+            good.append(not found)
         good.append(self._check_sampler(f"{where}.data.sampler", stage))
         good += [self._check_modality(stage, name) for name in labelled["modality"] or [] if all(good)]
         return all(good) and (split is None or self.check_split(f"{where}.split", split))
@@ -54,7 +62,7 @@ class Names:
         if name not in self.labels:
             return name in stage["targets"] or self.check(f"{where}.init_args.label", "label column", name, self.labels)
         balanced = registry.locate("sampler", sampler["class_path"]) == BALANCED
-        if not balanced or self.labels[name]["kind"] == "classification":
+        if not balanced or self.labels[name]["kind"] in ONE_CLASS:
             return True
         hint = f'if its numbers are names, say "labels": {{"{name}": "classification"}}'
         message = f"'{name}' is a quantity; {sampler['class_path']} draws classes equally often"
@@ -62,8 +70,8 @@ class Names:
         return False
 
     def _check_modality(self, stage: dict, name: str) -> bool:
-        where, data = f"stages.{stage['name']}.data.labelled.modality", stage["data"]
-        cohorts = data["labelled"]["cohort"]
+        where, data = f"stages.{stage['name']}.data.{role_of(stage['data'])}.modality", stage["data"]
+        cohorts = asked_of(data)["cohort"]
         present = set(self.table.loc[self.table["cohort"].isin(cohorts), "modality"])
         if not self.check(where, f"modality of {', '.join(cohorts)}", name, present):
             return False
@@ -85,7 +93,7 @@ class Names:
     def _check_column(self, where: str, name: str) -> bool:
         if not self.check(where, "label column", name, self.labels):
             return False
-        if self.labels[name]["kind"] == "classification":
+        if self.labels[name]["kind"] in ONE_CLASS:
             return True
         hint = f'if its numbers are names, say "labels": {{"{name}": "classification"}}'
         self.problems.append(Problem(where, f"'{name}' is a quantity; its values cannot be held out one by one", hint))

@@ -9,6 +9,7 @@ from tlimb.config import Sweep
 from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json, read_json
 from tlimb.search.check import Files, check_inputs
+from tlimb.search.named_files import weights_paths
 from tlimb.search.suggest import Proposal
 
 
@@ -35,7 +36,8 @@ def plan_of(path: Path, trusted=()) -> Plan:
     inputs = check_inputs(document, _files(document, path), trusted)
     shapes = {name: _shape(recipe) for name, recipe in inputs.sweep.recipes.items()}
     stores = {name: 2 * len(inputs.scans[name]) * prod(shape) for name, shape in shapes.items()}
-    models = _model_bytes(inputs.proposal, shapes, trusted)
+    recipes = {name: recipe.model_dump() for name, recipe in inputs.sweep.recipes.items()}
+    models = _model_bytes(inputs.proposal, shapes, recipes, trusted)
     return Plan(inputs.sweep, inputs.cohort.summary, inputs.proposal, stores, models)
 
 
@@ -50,7 +52,7 @@ def _shape(recipe) -> tuple[int, ...]:
     return grid_shape(recipe)
 
 
-def _model_bytes(proposal: Proposal, shapes: dict, trusted) -> int:
+def _model_bytes(proposal: Proposal, shapes: dict, recipes: dict, trusted) -> int:
     """Bytes of the weights of every encoder and model; networks are laid out without memory for them.
 
     Modules and augmentations are made too, so that values which only they can judge are told here.
@@ -66,11 +68,13 @@ def _model_bytes(proposal: Proposal, shapes: dict, trusted) -> int:
     trained += [(trial["spec"]["architecture"], trial["spec"]["stages"][-1]) for trial in proposal.trials]
     for architecture, stage in trained:
         module, recipe = stage["data"]["module"], stage["data"]["recipe"]
-        key = canonical_json([architecture, module, recipe])
+        targets, heads = stage["targets"], stage["heads"]
+        key = canonical_json([architecture, module, recipe, targets, heads])
         if key not in sizes:
             images = registry.load("module", module["class_path"], trusted)(**module["init_args"])
             with torch.device("meta"):
-                network = build_network(architecture, images.input_shape(shapes[recipe]), {"target": 1}, 0, trusted)
+                shape, outputs = images.input_shape(shapes[recipe]), dict.fromkeys(targets, 1)
+                network = build_network(architecture, shape, outputs, 0, trusted, heads, recipes[recipe])
             sizes[key] = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         steps |= {canonical_json(augment): augment for augment in stage["data"]["augment"]}
         total += sizes[key]
@@ -85,10 +89,12 @@ def _files(document, path: Path) -> Files:
     tables, split = document.get("label_tables") or [], document.get("split")
     tables = [tables] if isinstance(tables, str) else tables
     split_file = split.get("file") if isinstance(split, dict) else None
+    weights = {name: _found("weights", name, path) for name in weights_paths(document)}
     return Files(
         _found("input", document.get("input", ""), path),
         [_found(f"label_tables[{i}]", name, path) for i, name in enumerate(tables)],
         _found("split.file", split_file, path) if split_file else None,
+        {name: (file, str(file.absolute())) for name, file in weights.items()},
     )
 
 
@@ -115,10 +121,11 @@ def _listed(value) -> str:
 def describe(plan: Plan) -> str:
     """The plan in a few lines of text."""
     trials, pretrainings = plan.proposal.trials, plan.proposal.pretrainings
+    scratch = sum(trial["spec"]["stages"][-1]["strategy"] == "scratch" for trial in trials)
     roles = Counter((split, role) for split, role in zip(plan.proposal.splits["split"], plan.proposal.splits["role"]))
     lines = [
         f"{len(trials)} trials of {len({trial['candidate'] for trial in trials})} candidates "
-        f"({len(plan.sweep.search.seeds)} seeds), {sum(trial['init'] == '' for trial in trials)} of them from scratch",
+        f"({len(plan.sweep.search.seeds)} seeds), {scratch} of them from scratch",
         f"{len(pretrainings)} distinct pretrainings",
         f"{plan.summary['scans']} scans of {plan.summary['persons']} persons: "
         + ", ".join(f"{name} {part['scans']}" for name, part in plan.summary["cohorts"].items()),

@@ -4,9 +4,10 @@ import pandas as pd
 
 from tlimb.config import Sweep
 from tlimb.errors import Problem, nearest
-from tlimb.labels import class_name
+from tlimb.labels import CLASSES, class_name, classes_of
 from tlimb.modality import kind_of
 from tlimb.search.preprocessed import Recipes
+from tlimb.search.represented import lacking_parts, single_class
 
 CARRIED = ["scan_id", "chunk"]
 NAMED = 5  # examples given of many
@@ -17,6 +18,22 @@ def labels_of(stage: dict) -> list[str]:
     sampler = stage["data"]["sampler"]
     drawn_by = sampler["init_args"].get("label") if sampler else None
     return list(dict.fromkeys([*stage["targets"], *([drawn_by] if isinstance(drawn_by, str) else [])]))
+
+
+def columns_of(stage: dict, labels: dict) -> list[str]:
+    """The columns of the cohort's table that `labels_of` a stage are made of: events, too, of times until them."""
+    names = labels_of(stage)
+    return list(dict.fromkeys([*names, *(labels[name]["event"] for name in names if "event" in labels[name])]))
+
+
+def role_of(data: dict) -> str:
+    """The key of a stage's `data` that names its scans: labelled or unlabelled."""
+    return "labelled" if data["labelled"] else "unlabelled"
+
+
+def asked_of(data: dict) -> dict:
+    """What a stage's `data` says of its scans, labelled or not: cohort, modality, n, missing."""
+    return data["labelled"] or {**data["unlabelled"], "missing": "error"}
 
 
 class StageScans:
@@ -32,8 +49,7 @@ class StageScans:
 
         Rows of the table with the column `chunk`; the label ``split["column"]`` becomes text.
         """
-        labelled = stage["data"]["labelled"]
-        scans = self._preprocessed(self.named(stage, labelled["cohort"]), stage)
+        scans = self._preprocessed(self.named(stage, asked_of(stage["data"])["cohort"]), stage)
         scans = self._with_labels(scans, stage, f"stages.{stage['name']}.targets", stage["targets"])
         drawn_by = [name for name in labels_of(stage) if name not in stage["targets"]]
         scans = self._with_labels(scans, stage, f"stages.{stage['name']}.data.sampler.init_args.label", drawn_by)
@@ -44,10 +60,10 @@ class StageScans:
 
     def named(self, stage: dict, cohorts: list[str]) -> pd.DataFrame:
         """The rows of some cohorts that a stage's modalities and recipe can take."""
-        data = stage["data"]
+        data, modality = stage["data"], asked_of(stage["data"])["modality"]
         chosen = self.table["cohort"].isin(cohorts) & (self._kind == self._kinds[data["recipe"]])
-        if data["labelled"]["modality"] is not None:
-            chosen &= self.table["modality"].isin(data["labelled"]["modality"])
+        if modality is not None:
+            chosen &= self.table["modality"].isin(modality)
         if not chosen.any():
             kind = {"series": "time series", "volume": "images"}[self._kinds[data["recipe"]]]
             message = f"cohort {', '.join(cohorts)} has no {kind}, which recipe '{data['recipe']}' takes"
@@ -60,7 +76,7 @@ class StageScans:
         Values are those of the cohort's table, so that a fold's number does not depend on what preprocessing could do.
         """
         where, column = "split.held_out", split["column"]
-        rows = self.named(stage, stage["data"]["labelled"]["cohort"]).dropna(subset=[*stage["targets"], column])
+        rows = self.named(stage, asked_of(stage["data"])["cohort"]).dropna(subset=[*stage["targets"], column])
         values = sorted(set(as_text(rows[column])))
         if split["held_out"] is None:
             if len(values) < 2:
@@ -88,14 +104,18 @@ class StageScans:
         if scans.empty:
             found.append(f"cohort {cohort} has no scan with {', '.join(stage['targets'])}")
         for label in stage["targets"]:
-            strange = set(scans[label]) - set(rows[label])
-            if self.labels[label]["kind"] == "classification" and strange:
-                names = ", ".join(sorted(map(str, strange)))
+            kind = self.labels[label]["kind"]
+            strange = classes_of(scans[label], kind) - classes_of(rows[label], kind)
+            if kind in CLASSES and strange:
+                names = ", ".join(sorted(strange))
                 found.append(f"cohort {cohort} has classes of '{label}' that are not trained on: {names}")
         self.problems += [Problem("evaluate.external", message) for message in found]
 
     def check_classes(self, rows: pd.DataFrame, stage: dict, split: dict) -> bool:
-        """Whether every class of a stage's targets has somebody in every part of a split."""
+        """Whether every class of a stage's targets has somebody in every part of a split, and every event was seen.
+
+        Of several classes at once, somebody must be without each as well.
+        """
         before, where = len(self.problems), f"stages.{stage['name']}"
         if split["held_out"]:
             where += f" (test on {', '.join(split['held_out'])})"
@@ -103,18 +123,15 @@ class StageScans:
             "site": "name several to hold out together in split.held_out, or leave this one's scans out",
             "file": "move persons in the split file",
         }
-        for label in [name for name in stage["targets"] if self.labels[name]["kind"] == "classification"]:
-            classes = set(rows[label])
-            if len(classes) < 2:
-                message = f"'{label}' has one class only: {', '.join(map(str, classes))}"
-                self.problems.append(Problem(f"{where}.targets", message))
+        for label in stage["targets"]:
+            single = single_class(rows, label, self.labels[label])
+            if single:
+                self.problems.append(Problem(f"{where}.targets", f"'{label}' has one class only: {single}"))
                 continue
-            hint = hints.get(split["scheme"], f"stratify by {label}, or make the parts of the split larger")
-            for role, part in rows.groupby("role"):
-                absent = ", ".join(sorted(map(str, classes - set(part[label]))))
-                if absent:
-                    message = f"too few people: nobody of class {absent} of '{label}' is left for {role}"
-                    self.problems.append(Problem(where, message, hint))
+            stratum = self.labels[label].get("event", label)
+            hint = hints.get(split["scheme"], f"stratify by {stratum}, or make the parts of the split larger")
+            lacking = lacking_parts(rows, label, self.labels[label])
+            self.problems += [Problem(where, f"too few people: {message}", hint) for message in lacking]
         return len(self.problems) == before
 
     def check_straddling(self, scans: pd.DataFrame, split: dict) -> None:
@@ -133,7 +150,7 @@ class StageScans:
     def _with_labels(self, scans: pd.DataFrame, stage: dict, where: str, labels: list[str]) -> pd.DataFrame:
         for label in labels:
             missing = scans[label].isna()
-            if stage["data"]["labelled"]["missing"] == "error" and missing.any():
+            if asked_of(stage["data"])["missing"] == "error" and missing.any():
                 names = _some(scans.loc[missing, "scan_id"].tolist())
                 message = f"column '{label}' is empty for {missing.sum()} of {len(scans)} scans: {names}"
                 self.problems.append(Problem(where, message, 'fill it, or set data.labelled.missing to "drop"'))

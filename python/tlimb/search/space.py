@@ -3,24 +3,25 @@
 import copy
 import itertools
 
-from tlimb import splits
-from tlimb.config import Split, Sweep, TrialBase, parse
+from tlimb import registry, splits
+from tlimb.config import ClassSpec, Split, Stage, Sweep, TrialBase, parse
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.files import digest
 from tlimb.search.classes import class_problems
-from tlimb.search.combinations import combination_problems, comparison_problems
+from tlimb.search.combinations import VOLUME_MODULES, combination_problems, comparison_problems, first_of, is_fitted
 
 SPACE_ROOTS = ("architecture", "stages", "split")
+WHOLE_VOLUMES = ClassSpec(class_path="BaseDataModule").model_dump()
 EARLIER_SPLIT = Split(validation=0.1, test=0.1)
 """How the cohort of a stage before the last is divided where the sweep does not say."""
 
 
-def grid(sweep: Sweep, trusted=()) -> list[dict]:
+def grid(sweep: Sweep, trusted=(), files: dict | None = None) -> list[dict]:
     """The canonical specs of every distinct point and seed, seeds innermost, in the order of the space.
 
     Points that come to the same trial (scratch, whatever the pretraining would have been) stand once. The split of a
-    spec stands as the sweep has it: `expand` makes the trials of its folds and replicates. Raises InputError with every
-    problem of the space, its variants and their combinations.
+    spec stands as the sweep has it: `expand` makes the trials of its folds and replicates. files: those that the sweep
+    names, as in cohort.json. Raises InputError with every problem of the space, its variants and their combinations.
     """
     base = _base(sweep)
     problems = _base_problems(sweep, trusted) + _space_problems(sweep, base, trusted)
@@ -35,7 +36,7 @@ def grid(sweep: Sweep, trusted=()) -> list[dict]:
         found = combination_problems(checked, sweep.recipes)
         problems += found
         for seed in sweep.search.seeds if not found else []:
-            spec = resolve(checked, seed)
+            spec = resolve(checked, seed, files)
             specs.setdefault(digest(spec), spec)
     problems += comparison_problems(specs.values())
     if problems:
@@ -51,25 +52,51 @@ def expand(spec: dict, sites=(), file_folds: int = 1) -> list[dict]:
     return [spec | {"split": split} for split in splits.resolved(spec["split"], sites, file_folds)]
 
 
-def resolve(trial: TrialBase, seed: int) -> dict:
+def resolve(trial: TrialBase, seed: int, files: dict | None = None) -> dict:
     """The canonical spec of a trial: defaults filled in, and only what changes its numbers.
 
-    Stages before the last one that starts from scratch leave no trace in the result, so they are dropped.
+    Stages before the last one that starts from scratch or from published weights leave no trace in the result, so they
+    are dropped. files: path as the sweep writes it -> {"digest"}.
     """
+    architecture = trial.architecture.model_dump()
     stages = [stage.model_dump() for stage in trial.stages]
-    start = max((i for i, stage in enumerate(stages) if stage["strategy"] == "scratch"), default=0)
-    stages = stages[start:]
+    if is_fitted(architecture):
+        stages = [_fitted(stages[-1])]
+    else:
+        stages = stages[first_of(trial.stages) :]
     for i, stage in enumerate(stages):
-        stage["strategy"] = "scratch" if i == 0 else stage["strategy"] or "full"
+        anew = i == 0 and not _from_file(stage)
+        stage["strategy"] = "scratch" if anew else stage["strategy"] or "full"
+        stage["weights"] = None if anew else _with_digest(stage["weights"], files or {})
         earlier = stage is not stages[-1]
+        stage["architecture"] = None if stage["architecture"] == architecture else stage["architecture"]
         stage["split"] = splits.resolved(stage["split"] or EARLIER_SPLIT.model_dump())[0] if earlier else None
     stages[-1]["disjoint"] = False
-    return {
-        "architecture": trial.architecture.model_dump(),
-        "seed": seed,
-        "split": trial.split.model_dump(),
-        "stages": stages,
-    }
+    return {"architecture": architecture, "seed": seed, "split": trial.split.model_dump(), "stages": stages}
+
+
+def _from_file(stage: dict) -> bool:
+    """Whether a stage starts from published weights."""
+    named = stage["weights"] is not None and stage["weights"]["path"] is not None
+    return named and stage["strategy"] != "scratch"
+
+
+def _with_digest(weights: dict | None, files: dict) -> dict | None:
+    """The weights of a stage with a digest of the files that they stand in."""
+    if weights is None or weights["path"] is None:
+        return weights
+    named = [name for name in (weights["path"], weights["map"]) if isinstance(name, str) and name in files]
+    return weights | {"digest": digest([files[name]["digest"] for name in named], 16)}
+
+
+def _fitted(stage: dict) -> dict:
+    """The stage of a network that is fitted and not trained, without what only training looks at; it takes volumes
+    whole, whatever part of them others are shown."""
+    data = stage["data"] | {"augment": []}
+    if registry.locate("module", data["module"]["class_path"]) in VOLUME_MODULES:
+        data["module"] = WHOLE_VOLUMES
+    usual = Stage(name=stage["name"], targets=stage["targets"], epochs=1, data=data).model_dump()
+    return usual | {key: stage[key] for key in ("split", "disjoint")}
 
 
 def candidate_of(spec: dict) -> str:

@@ -12,7 +12,7 @@ from tlimb.files import digest
 from tlimb.search.leaks import content_problems, require_no_leak
 from tlimb.search.named import Names
 from tlimb.search.preprocessed import Recipes
-from tlimb.search.scans import StageScans, labels_of
+from tlimb.search.scans import StageScans, asked_of, columns_of, labels_of
 from tlimb.search.space import candidate_of, expand, grid
 
 
@@ -36,18 +36,19 @@ def suggest(
     round_number: int = 1,
     trusted=(),
     split_file: dict | None = None,
+    files: dict | None = None,
 ) -> Proposal:
     """Every trial of the grid with the split it is measured on and the encoder it starts from.
 
-    table: as cohort.parquet; labels, split_file: as in cohort.json. Raises InputError with every problem that the data
-    make of the sweep: an unknown cohort, label or site, a missing label, one class only, too few people, one image of
-    two persons.
+    table: as cohort.parquet; labels, split_file, files: as in cohort.json. Raises InputError with every problem that the
+    data make of the sweep: an unknown cohort, label or site, a missing label, one class only, too few people, one image
+    of two persons.
     """
     planner = _Planner(sweep, table, labels, recipes, split_file)
     planner.names.check_sweep()
     planner.problems += content_problems(recipes, table)
     try:
-        points = grid(sweep, trusted)
+        points = grid(sweep, trusted, files)
     except InputError as error:
         raise InputError(list(dict.fromkeys(planner.problems + error.problems))) from None
     proposal, pretrainings = Proposal(), {}
@@ -124,7 +125,7 @@ class _Planner:
     def target_split(self, spec: dict) -> _Split | None:
         """The split of the last stage, with the external cohorts."""
         stage = spec["stages"][-1]
-        asked = digest([stage["data"]["labelled"], stage["data"]["recipe"], stage["targets"], spec["split"]])
+        asked = digest([asked_of(stage["data"]), stage["data"]["recipe"], stage["targets"], spec["split"]])
         key = digest([asked, labels_of(stage)])
         if key not in self._made:
             self._made[key] = made = self._divide(stage, spec["split"], external=self.sweep.evaluate.external)
@@ -141,7 +142,8 @@ class _Planner:
             split = self._earlier_split(stage, target)
             if split is None:
                 return None
-            own = {"architecture": spec["architecture"], "stage": stage, "seed": spec["seed"]}
+            architecture = stage["architecture"] or spec["architecture"]
+            own = {"architecture": architecture, "stage": stage | {"architecture": None}, "seed": spec["seed"]}
             identity = self._pretraining_id(own, split, parent)
             lines.append({
                 "id": identity, "parent": parent, "level": level, "split": split.id,
@@ -152,7 +154,7 @@ class _Planner:
 
     def _earlier_split(self, stage: dict, target: _Split) -> _Split | None:
         """The split of a stage before the last; it depends on the target's through the people it must bar alone."""
-        labelled, recipe = stage["data"]["labelled"], stage["data"]["recipe"]
+        labelled, recipe = asked_of(stage["data"]), stage["data"]["recipe"]
         own = digest([labelled, recipe, stage["targets"], labels_of(stage), stage["split"], stage["disjoint"]])
         if (own, target.id) not in self._earlier:
             barred = target.everyone if stage["disjoint"] else target.held_out
@@ -167,9 +169,9 @@ class _Planner:
     def _pretraining_id(self, spec: dict, split: _Split, parent: str) -> str:
         """Equal exactly when everything that changes the encoder's numbers is equal."""
         stage = {key: value for key, value in spec["stage"].items() if key not in ("disjoint", "split")}
-        stage["data"] = {key: value for key, value in stage["data"].items() if key != "labelled"}
+        stage["data"] = {key: value for key, value in stage["data"].items() if key not in ("labelled", "unlabelled")}
         recipe = spec["stage"]["data"]["recipe"]
-        scans = self._scans_digest(split, recipe, labels_of(spec["stage"]))
+        scans = self._scans_digest(split, recipe, columns_of(spec["stage"], self.labels))
         return digest([stage, spec["architecture"], spec["seed"], scans, self.recipes.fingerprint[recipe], parent])
 
     def _scans_digest(self, split: _Split, recipe: str, labels: list[str]) -> str:
@@ -183,7 +185,7 @@ class _Planner:
         return self._described[key]
 
     def _divide(self, stage: dict, split: dict, barred=frozenset(), external=()) -> _Split | None:
-        labelled, recipe = stage["data"]["labelled"], stage["data"]["recipe"]
+        labelled, recipe = asked_of(stage["data"]), stage["data"]["recipe"]
         key = digest([labelled, recipe, stage["targets"], labels_of(stage), split["scheme"], split["column"]])
         if key not in self._eligible:
             self._eligible[key] = self.scans.eligible(stage, split)

@@ -6,6 +6,7 @@ from tlimb.config import Sweep
 from tlimb.errors import Problem
 from tlimb.labels import some
 from tlimb.modality import kind_of
+from tlimb.search.scans import asked_of
 
 
 def scans_by_recipe(sweep: Sweep, specs: list[dict], table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -30,7 +31,7 @@ def _choices(sweep: Sweep, specs: list[dict]) -> set[tuple]:
     choices = set()
     for spec in specs:
         for stage in spec["stages"]:
-            data, labelled = stage["data"], stage["data"]["labelled"]
+            data, labelled = stage["data"], asked_of(stage["data"])
             cohorts = [*labelled["cohort"], *(external if stage is spec["stages"][-1] else [])]
             modalities = labelled["modality"] and tuple(labelled["modality"])
             choices.add((data["recipe"], tuple(cohorts), modalities))

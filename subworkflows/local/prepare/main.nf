@@ -7,7 +7,7 @@ include { readJson ; settle ; settleFolder ; settleText } from '../utils/files'
 workflow PREPARE {
     take:
     settings // file: the sweep as the user wrote it
-    inputs // map: samplesheet (file or folder), label_tables, split_file, stamp
+    inputs // map: samplesheet (file or folder), label_tables, split_file, weights (path as written -> file), stamp
     run // map: chunk_size, trusted
     codes // map: process -> digest of its library code
 
@@ -17,6 +17,8 @@ workflow PREPARE {
         inputs.samplesheet,
         inputs.label_tables,
         inputs.split_file,
+        inputs.weights.values().toList(),
+        settleText(workflow.workDir, 'weights.json', weightsList(inputs.weights)),
         inputs.stamp,
         run.chunk_size,
         run.trusted,
@@ -75,6 +77,11 @@ workflow PREPARE {
     shards
     stores
     montages
+}
+
+// [{path, file}] of the files that stages start from, as JSON.
+def weightsList(weights) {
+    return groovy.json.JsonOutput.toJson(weights.collect { path, file -> [path: path, file: file.toUriString()] })
 }
 
 // The files at some paths, letter by letter: brackets and stars in a name are no patterns.

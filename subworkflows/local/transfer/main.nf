@@ -21,11 +21,12 @@ workflow TRANSFER {
     pretraining_code = "${codes.PREPROCESS}-${codes.PRETRAIN}".toString()
     finetuning_code = "${codes.PREPROCESS}-${codes.FINETUNE}".toString()
 
-    // [meta, job folder, files of its shards], by level
+    // [meta, job folder, files of its shards], by level; meta.files: places of the weights that a task starts from
     work = jobs
         .combine(shards)
         .map { job, folder, all ->
-            def meta = job.subMap(['id', 'level', 'parent', 'inits']) + [trials: job.trials.collect { trial -> trial.id }]
+            def ids = [trials: job.trials.collect { trial -> trial.id }, files: job.files.collect { given -> given.file }]
+            def meta = job.subMap(['id', 'level', 'parent', 'inits']) + ids
             [meta, folder, job.shards.collectMany { chunk -> all[job.recipe][chunk] }]
         }
         .branch { meta, _folder, _files ->
@@ -58,7 +59,7 @@ workflow TRANSFER {
         work.pack
             .map { meta, folder, files -> [meta.id, meta, folder, files] }
             .join(ready, failOnMismatch: true)
-            .map { _id, meta, folder, files, encoders -> [task(meta), seen(folder), files, encoders] },
+            .map { _id, meta, folder, files, encoders -> [task(meta), seen(folder), files, encoders, named(meta)] },
         run.state_dir,
         run.trusted,
         finetuning_code,
@@ -90,7 +91,12 @@ def withParent(work, known) {
 }
 
 def pretraining(meta, folder, files, parent) {
-    return [task(meta), seen(folder), files, parent]
+    return [task(meta), seen(folder), files, parent, named(meta)]
+}
+
+// The files and folders of weights that a task starts from, in the order of its job.
+def named(meta) {
+    return meta.files.collect { path -> file(path, checkIfExists: true, glob: false) }
 }
 
 // What names a task and decides its outputs.

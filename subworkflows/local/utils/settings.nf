@@ -194,7 +194,8 @@ def readSettings(given, workflow) {
     return [run: settings + derived, sweep: sweep + [outdir: "${given.outdir}".toString()]]
 }
 
-// [samplesheet: file or BIDS folder, label_tables: files, split_file: file or nothing, stamp: text that changes with BIDS folders]
+// [samplesheet: file or BIDS folder, label_tables: files, split_file: file or nothing, weights: path as written -> file,
+//  stamp: text that changes with BIDS folders]
 def findInputs(sweep, given, workflow) {
     def source = sweepFile(given, workflow.commandLine)
     def places = [workflow.launchDir] + (source ? [file(source.path, glob: false).toAbsolutePath().parent] : [])
@@ -205,14 +206,39 @@ def findInputs(sweep, given, workflow) {
         samplesheet: samplesheet,
         label_tables: tables.findAll { path -> path }.collect { path -> findInput(places, 'label_tables', path) },
         split_file: split ? findInput(places, 'split.file', split) : [],
+        weights: weightsPaths(sweep).collectEntries { path -> [path, findInput(places, 'weights', path)] },
         stamp: bidsFolders(samplesheet).collect { folder -> stampOf(folder) }.join(' '),
     ]
+}
+
+// Every path of weights and of map files in a sweep, as written: they stand under a key that ends with `weights`, or with
+// `weights.path` or `weights.map` in the space. A map that is no path of a .json file is the name of a ready one.
+def weightsPaths(node) {
+    if (node instanceof List) {
+        return node.collectMany { item -> weightsPaths(item) }.toUnique()
+    }
+    if (!(node instanceof Map)) {
+        return []
+    }
+    return node
+        .collectMany { key, value ->
+            def values = value instanceof List ? value : [value]
+            def own = key.endsWith('weights') ? values.findAll { one -> one instanceof Map } : []
+            def single = key =~ /weights\.(path|map)$/ ? values.collect { one -> [(key.tokenize('.').last()): one] } : []
+            (own + single).collectMany { weights -> pathsOf(weights) } + weightsPaths(value)
+        }
+        .toUnique()
+}
+
+def pathsOf(weights) {
+    def map = weights.map instanceof CharSequence && weights.map.endsWith('.json') ? [weights.map] : []
+    return (weights.path instanceof CharSequence ? [weights.path] : []) + map
 }
 
 // A relative path is looked for in the launch directory, then beside the sweep file.
 def findInput(places, name, given) {
     def paths = places.collect { place -> file("${place}").resolve("${given}") }.unique()
-    def found = paths.find { path -> path.exists() && (name == 'input' || !path.isDirectory()) }
+    def found = paths.find { path -> path.exists() && (name in ['input', 'weights'] || !path.isDirectory()) }
     if (!found) {
         def what = name == 'input' ? 'Samplesheet or BIDS folder' : "File of ${name}"
         error("${what} not found: ${given} (looked for ${paths.join(' and ')}); nothing was started")

@@ -1,0 +1,150 @@
+"""What stages start from, as the search lays it out: stages before, published weights, networks of their own."""
+
+import json
+
+import pytest
+
+from tlimb.config import read_sweep
+from tlimb.errors import InputError
+from tlimb.search.named_files import content_digest, weights_paths
+from tlimb.search.space import candidate_of, grid
+
+CAE = {"class_path": "CAE"}
+UNLABELLED = {"cohort": ["lifespan"]}
+FILES = {"w.pth": {"digest": "0" * 16, "file": "/data/w.pth"}, "m.json": {"digest": "1" * 16, "file": "/data/m.json"}}
+
+
+@pytest.fixture
+def document(document) -> dict:
+    """The sweep of other tests with one trial: full fine-tuning after pretraining."""
+    document["search"] = {"seeds": [0], "space": {}}
+    return document
+
+
+def specs_of(document, files=None) -> list[dict]:
+    return grid(read_sweep(document), files=files)
+
+
+def problems_of(document) -> str:
+    with pytest.raises(InputError) as caught:
+        specs_of(document)
+    return str(caught.value)
+
+
+def test_a_stage_that_starts_from_a_file_needs_no_stage_before_it_and_carries_the_files_digest(document):
+    document["stages"][1]["weights"] = {"path": "w.pth", "map": "m.json"}
+    (spec,) = specs_of(document, FILES)
+    assert [stage["name"] for stage in spec["stages"]] == ["finetune"]
+    assert spec["stages"][0]["strategy"] == "full"
+    changed = FILES | {"m.json": {"digest": "2" * 16, "file": "/data/m.json"}}
+    (other,) = specs_of(document, changed)
+    assert spec["stages"][0]["weights"]["digest"] != other["stages"][0]["weights"]["digest"]
+    assert candidate_of(spec) != candidate_of(other)
+
+
+def test_from_scratch_a_file_of_weights_makes_no_difference(document):
+    document["search"]["space"] = {"stages.finetune.strategy": ["scratch"]}
+    (plain,) = specs_of(document)
+    document["stages"][1]["weights"] = {"path": "w.pth"}
+    assert specs_of(document, FILES) == [plain]
+
+
+def test_the_first_stage_may_be_frozen_on_published_weights_but_not_on_nothing(document):
+    document["stages"] = document["stages"][1:]
+    document["stages"][0] |= {"strategy": "frozen"}
+    document["search"]["space"] = {}
+    assert "no pretrained encoder to freeze" in problems_of(document)
+    document["stages"][0]["weights"] = {"path": "w.pth"}
+    assert specs_of(document, FILES)[0]["stages"][0]["strategy"] == "frozen"
+
+
+def test_direct_transfer_needs_the_same_target_before_it(document):
+    document["stages"][1]["strategy"] = "direct"
+    assert "stages[1].strategy: direct needs the heads of the stage before, which has age and not" in problems_of(
+        document
+    )
+    document["stages"][1]["targets"] = document["stages"][0]["targets"]
+    assert specs_of(document)
+
+
+def test_another_network_before_needs_the_part_that_takes_its_weights(document):
+    document["architecture"] = {"class_path": "SliceSet"}
+    for stage in document["stages"]:
+        stage["data"].pop("module", None)
+    sliced = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial", "count": 1}}
+    document["stages"][0] |= {"architecture": {"class_path": "SliceCNN"}}
+    document["stages"][0]["data"]["module"] = sliced
+    assert "stages[1].weights.part: missing; the stage before trains a SliceCNN and this one a SliceSet" in problems_of(
+        document
+    )
+    document["stages"][1]["weights"] = {"part": "slice_encoder"}
+    (spec,) = specs_of(document)
+    assert spec["stages"][0]["architecture"] == {"class_path": "SliceCNN", "init_args": {}}
+    assert spec["stages"][1]["weights"]["part"] == "slice_encoder"
+
+
+def test_a_stage_that_names_the_trials_own_network_names_nothing(document):
+    (plain,) = specs_of(document)
+    document["stages"][0]["architecture"] = document["architecture"]
+    assert specs_of(document) == [plain]
+
+
+def test_a_stage_without_targets_has_unlabelled_scans_and_learns_from_images(document):
+    first = document["stages"][0]
+    first["targets"] = []
+    assert "a primary term that learns from images alone (such as Reconstruction)" in problems_of(document)
+    first["objective"] = {"primary": {"class_path": "Reconstruction"}}
+    first["data"]["unlabelled"] = UNLABELLED
+    with pytest.raises(InputError, match="expected `labelled` or `unlabelled`, one of them"):
+        read_sweep(document)
+    first["data"].pop("labelled")
+    assert specs_of(document)
+    first["targets"] = ["age"]
+    assert "stages[0].data.labelled: missing; age must be known to learn it" in problems_of(document)
+
+
+def test_the_last_stage_has_a_target(document):
+    document["stages"][1]["targets"] = []
+    assert "the last stage is what is measured" in problems_of(document)
+
+
+def test_a_head_of_no_target_is_refused_with_the_nearest(document):
+    document["stages"][0]["heads"] = {"agee": {"class_path": "MLPHead"}}
+    assert "stages[0].heads.agee: no target of this stage is called so (did you mean 'age'?)" in problems_of(document)
+
+
+def test_a_network_that_is_fitted_stands_once_whatever_training_would_have_varied(document):
+    document["search"]["space"] = {
+        "architecture": [{"class_path": "LinearBaseline"}],
+        "stages.finetune.optimizer.init_args.lr": [1e-3, 1e-4],
+        "stages.finetune.strategy": ["scratch", "full"],
+        "stages.pretrain.epochs": [1, 2],
+    }
+    for stage in document["stages"]:
+        stage["data"].pop("module", None)
+    (spec,) = specs_of(document)
+    assert [stage["name"] for stage in spec["stages"]] == ["finetune"] and spec["stages"][0]["strategy"] == "scratch"
+
+
+def test_paths_of_weights_are_found_wherever_a_sweep_may_name_them():
+    document = {
+        "stages": [{"weights": {"path": "a.pth", "map": "timm"}}, {"weights": None}],
+        "search": {
+            "space": {
+                "stages.finetune.weights": [{"path": "b.pth", "map": "b.json"}, None, {"part": "x"}],
+                "stages.finetune.weights.path": ["c", "a.pth"],
+                "*": [{"stages.finetune.weights": {"path": "d"}}, {"stages.finetune": {"weights": {"path": "e"}}}],
+            }
+        },
+    }
+    assert weights_paths(document) == ["a.pth", "b.pth", "b.json", "c", "d", "e"]
+    assert weights_paths(json.loads("[]")) == []
+
+
+def test_a_folders_digest_is_that_of_its_content_wherever_it_lies(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "models").mkdir(parents=True)
+        (tmp_path / name / "models" / "model.pt").write_bytes(b"weights")
+    assert content_digest(tmp_path / "one") == content_digest(tmp_path / "two")
+    (tmp_path / "two" / "models" / "model.pt").write_bytes(b"others")
+    assert content_digest(tmp_path / "one") != content_digest(tmp_path / "two")
