@@ -107,7 +107,8 @@ def show_command(store, scans, count, module, augment, seed, trusted, out):
 
 def _data(module: str, augment: str, trusted) -> dict:
     """The part of a stage that says how scans look. Raises InputError for what cannot be read or is no such class."""
-    from tlimb.config import Data, parse
+    from tlimb.config import Data
+    from tlimb.parse import parse
 
     listed = _read(augment, "--augment") if augment.lstrip().startswith("[") else [_read(augment, "--augment")]
     named = {"module": _spec(_read(module, "--module")), "augment": [_spec(item) for item in listed]}

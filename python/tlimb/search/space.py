@@ -4,9 +4,10 @@ import copy
 import itertools
 
 from tlimb import registry, splits
-from tlimb.config import ClassSpec, Split, Stage, Sweep, TrialBase, parse
+from tlimb.config import ClassSpec, Split, Stage, Sweep, TrialBase
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.files import digest
+from tlimb.parse import parse
 from tlimb.search.classes import class_problems
 from tlimb.search.combinations import VOLUME_MODULES, combination_problems, comparison_problems, first_of, is_fitted
 
