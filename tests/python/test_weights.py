@@ -63,6 +63,18 @@ def test_an_imagenet_resnet_gives_for_one_channel_what_it_gives_for_a_grey_pictu
 
 
 @torch.no_grad()
+def test_a_radimagenet_resnet_whose_layers_are_numbered_gives_the_same_features():
+    peer = stirred(torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1]))
+    numbered = nn.Sequential()
+    numbered.backbone = nn.Sequential(*list(peer.children())[:9])
+    state, slices = numbered.state_dict(), torch.randn(2, 1, 48, 56)
+    report = best_match(ResNet(10, dims=2), state).report
+    assert report.map == "radimagenet-resnet" and not report.missing and not report.unexpected
+    peer.fc = nn.Identity()
+    require_equal(filled(ResNet(10, dims=2), state)(slices), peer(slices.expand(-1, 3, -1, -1)))
+
+
+@torch.no_grad()
 def test_an_imagenet_resnet_of_timm_fills_an_encoder_of_several_equal_channels():
     peer = stirred(timm.models.resnet.ResNet(timm.models.resnet.BasicBlock, (1, 1, 1, 1), num_classes=0))
     own = ResNet(10, dims=2, in_channels=4)

@@ -43,6 +43,22 @@ READY_MAPS = {
         2,
         note=GREY,
     ),
+    "radimagenet-resnet": ReadyMap(
+        "ResNet of RadImageNet",
+        "Mei et al. 2022, Radiology: Artificial Intelligence",
+        "",
+        (r"(^|\.)backbone\.0\.weight$", r"(^|\.)backbone\.4\.0\.conv1\.weight$", r"(^|\.)backbone\.7\.0\.bn1\.weight$"),
+        2,
+        (
+            (r"(^|\.)backbone\.0\.", r"\1conv1."),
+            (r"(^|\.)backbone\.1\.", r"\1bn1."),
+            (r"(^|\.)backbone\.4\.", r"\1layer1."),
+            (r"(^|\.)backbone\.5\.", r"\1layer2."),
+            (r"(^|\.)backbone\.6\.", r"\1layer3."),
+            (r"(^|\.)backbone\.7\.", r"\1layer4."),
+        ),
+        "made for grey radiological slices in three channels: one channel is taken for all three",
+    ),
     "densenet-imagenet": ReadyMap(
         "DenseNet of torchvision",
         "Huang et al. 2017, CVPR; torchvision",
