@@ -164,8 +164,8 @@ class Hooks(Settings):
 class Data(Settings):
     """The data of a stage: who, preprocessed how, drawn in which order, normalised, augmented and presented how.
 
-    labelled: the scans of a stage with targets. unlabelled: those of one without. normalise: fitted on the training scans and saved with the model. augment: applied to training batches on the
-    device, in this order.
+    labelled: the scans of a stage with targets. unlabelled: those of one without. normalise: fitted on the training
+    scans and saved with the model. augment: applied to training batches on the device, in this order.
     """
 
     labelled: Labelled | None = None
@@ -202,9 +202,10 @@ class Bins(Settings):
 
 
 class HeadSpec(ClassSpec):
-    """A head: its form by short name or import path; bins make the head of a quantity a soft-bin one."""
+    """A head: its form by short name or import path, that which the network prefers (mostly linear) where null; bins
+    make the head of a quantity a soft-bin one."""
 
-    class_path: str = "LinearHead"
+    class_path: str | None = None
     bins: Bins | None = None
 
 

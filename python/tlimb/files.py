@@ -10,6 +10,9 @@ from pathlib import Path
 
 from tlimb.errors import InputError, Problem
 
+MADE_BY = {"made_by": "tlimb"}
+"""The mark in the header of every .safetensors file of weights that tlimb writes."""
+
 
 @contextmanager
 def replacing(path):

@@ -16,6 +16,9 @@ def label_problems(sheet: Sheet, labels: dict[str, Label], specs: dict[str, Labe
             continue
         if spec.kind in NUMBERS and not labels[name].numeric:
             problems += _number_problems(sheet, name, labels[name], spec.kind)
+        if spec.kind == "ordinal" and not spec.classes and not labels[name].numeric:
+            hint = "list them from the lowest to the highest"
+            problems.append(Problem(f"labels.{name}.classes", "missing; nothing says the order of its classes", hint))
         if spec.classes:
             problems += _class_problems(sheet, name, labels[name], spec)
         if spec.kind == "survival":

@@ -196,9 +196,16 @@ def _argument_problems(class_path: str, parameters: dict, init_args: dict, where
             message = f"{class_path} takes no such argument"
             problems.append(Problem(f"{where}.{name}", message, nearest(name, parameters)))
         elif parameters.get(name) is not None and not _fits(value, parameters[name]):
-            expected = ast.unparse(parameters[name])
-            problems.append(Problem(f"{where}.{name}", f"expected {expected}, found {value!r}"))
+            problems.append(Problem(f"{where}.{name}", f"expected {_in_words(parameters[name])}, found {value!r}"))
     return problems
+
+
+def _in_words(annotation: ast.expr) -> str:
+    """An annotation for reading: the values of a Literal one by one, anything else as it is written."""
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+        values = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        return " or ".join(filter(None, [", ".join(map(ast.unparse, values[:-1])), ast.unparse(values[-1])]))
+    return ast.unparse(annotation)
 
 
 @cache

@@ -1,5 +1,7 @@
 """What every encoder must hold, whatever it is; each test file runs `check_encoder` over its own."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -54,14 +56,18 @@ def check_blocks(encoder: nn.Module) -> None:
     assert len(found) == len(set(found)), "some parameter lies in two blocks"
 
 
-def check_gradients(encoder: nn.Module, images: Tensor) -> None:
-    """In training mode a gradient, finite and not all zero, reaches each trainable parameter."""
+def check_gradients(encoder: nn.Module, images: Tensor, unused: Sequence[str] = ()) -> None:
+    """In training mode a gradient, finite and not all zero, reaches each trainable parameter but those `unused`."""
     encoder.train()
     features = encoder(images)
     weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(8))
     (features * weights).sum().backward()
-    for name, parameter in encoder.named_parameters():
-        if parameter.requires_grad:
+    trainable = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert set(unused) <= set(trainable)
+    for name, parameter in trainable.items():
+        if name in unused:
+            assert parameter.grad is None, f"a gradient reaches {name}"
+        else:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), f"no gradient reaches {name}"
             assert parameter.grad.any(), f"the gradient of {name} is zero"
     encoder.zero_grad()

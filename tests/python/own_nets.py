@@ -85,6 +85,20 @@ class Drawing(nn.Module):
         return self.line((x + torch.randn(x.shape, device=x.device)).flatten(2).mean(2))
 
 
+class Forgetful(Drawing):
+    """Drops features by its own mode, not by that of a submodule."""
+
+    def forward(self, x):
+        return nn.functional.dropout(self.line(x.mean(2)), 0.5, self.training)
+
+
+class Needy(Drawing):
+    """Takes nothing for granted."""
+
+    def __init__(self, width: int, *, depth: int, in_channels: int = 1):
+        super().__init__(in_channels)
+
+
 class Liar(Plain):
     """An encoder that states another width than it has."""
 

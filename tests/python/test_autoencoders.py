@@ -8,6 +8,7 @@ from contracts import check_json
 from encoder_checks import (
     build,
     check_encoder,
+    check_gradients,
     check_layout_and_precision,
     check_smallest,
     check_what_it_says,
@@ -125,6 +126,8 @@ def test_an_autoencoder_keeps_what_every_encoder_keeps(name):
 def test_the_vae_keeps_what_every_encoder_keeps():
     for shape in [(1, 24, 26, 25), (2, 28, 24, 24)]:
         check_what_it_says(build("VAE", shape, latent=8), images_of(shape))
+    unused = ("log_variance.weight", "log_variance.bias")
+    check_gradients(build("VAE", (1, 24, 33), latent=8, dims=2), images_of((1, 24, 33)), unused)
     check_layout_and_precision(build("VAE", (1, 24, 33), latent=8, dims=2), images_of((1, 24, 33)), 0.05)
     check_smallest("VAE", (1, 24, 24, 24), 24, latent=8)
 

@@ -12,6 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.linear_model import LogisticRegression, Ridge
 from training_jobs import make_people, make_store, pack_job, roles, stage, trial_line
 
+from tlimb import registry
 from tlimb.architectures.baselines import BoostedBaseline, LinearBaseline
 from tlimb.architectures.boosted_trees import BoostedTreesHead, fit_trees, not_above
 from tlimb.architectures.build import build_network
@@ -57,15 +58,15 @@ def volumes(n: int = 3, seed: int = 0) -> np.ndarray:
     return (np.where(template.mask, 5 * template_image() - 3 + noise, 0)).astype("float16")
 
 
-def features_of(images: np.ndarray, atlas: str = "blocks") -> np.ndarray:
-    simple = simple_features((1, *SHAPE), RECIPE, atlas)
+def features_of(images: np.ndarray) -> np.ndarray:
+    simple = simple_features((1, *SHAPE), RECIPE)
     return simple(torch.from_numpy(images.astype("float32"))[:, None]).numpy().reshape(len(images), -1, 5)
 
 
 class TestRegionalFeatures:
     def test_they_are_their_formulas(self):
         images = volumes()
-        simple, labels = simple_features((1, *SHAPE), RECIPE, "blocks"), labels_on_grid("blocks", *grid())
+        simple, labels = simple_features((1, *SHAPE), RECIPE), labels_on_grid(*grid())
         for image, found in zip(images.astype("float64"), features_of(images)):
             grey, white = (np.sort(image.ravel()[places])[len(places) // 2] for places in (simple.grey, simple.white))
             scaled = (image - grey) / (white - grey)
@@ -85,7 +86,7 @@ class TestRegionalFeatures:
 
     def test_in_the_template_each_tissue_is_where_it_should_be(self):
         template = np.where(load_template(8.0).mask, template_image(), 0)
-        labels, five = labels_on_grid("blocks", *grid()), features_of(template[None])[0]
+        labels, five = labels_on_grid(*grid()), features_of(template[None])[0]
         names = load_atlas("blocks").names
         white = {name: row[4] for name, row in zip(names, five)}
         assert white["left-2-upper-inner"] > white["left-4-upper-outer"] and 0.25 < five[:, 4].mean() < 0.6
@@ -97,19 +98,18 @@ class TestRegionalFeatures:
         np.testing.assert_allclose(change[2, 2:], [5 / size, -5 / size, 0], atol=1e-6)
         assert change[2, 0] < 0 and not np.delete(change, 2, 0)[:, 2:].any()
 
-    def test_any_label_image_will_do(self, tmp_path):
-        import nibabel
+    def test_each_voxel_has_the_label_of_the_atlas_at_its_centre(self):
+        atlas, (affine, shape) = load_atlas("blocks"), grid()
+        found = labels_on_grid(affine, shape)
+        assert len(np.unique(found[found > 0])) == 32
+        for place in np.argwhere(found > 0)[::97]:
+            index = np.linalg.inv(atlas.affine) @ affine @ [*place, 1]
+            assert atlas.labels[tuple(np.round(index[:3]).astype(int))] == found[tuple(place)]
 
-        labels = np.zeros((4, 4, 4), np.int16)
-        labels[1:3, 1:3, 1:3] = [[[5, 5], [5, 9]], [[9, 9], [9, 9]]]
-        affine = np.array([[20.0, 0, 0, -30], [0, 20, 0, -40], [0, 0, 20, -30], [0, 0, 0, 1]])
-        nibabel.save(nibabel.Nifti1Image(labels, affine), tmp_path / "own.nii")
-        found = labels_on_grid(str(tmp_path / "own.nii"), *grid())
-        assert set(np.unique(found)) == {0, 5, 9}
-        assert features_of(volumes(), str(tmp_path / "own.nii")).shape == (3, 2, 5)
-        for place in np.argwhere(found > 0)[::7]:
-            index = np.linalg.inv(affine) @ grid()[0] @ [*place, 1]
-            assert labels[tuple(np.round(index[:3]).astype(int))] == found[tuple(place)]
+    def test_an_atlas_of_ones_own_is_no_argument(self):
+        for name in ("LinearBaseline", "BoostedBaseline"):
+            problems = registry.check("architecture", name, {"atlas": "own.nii.gz"}, "architecture")
+            assert [problem.where for problem in problems] == ["architecture.init_args.atlas"]
 
     def test_a_scan_that_is_all_background_has_finite_features(self):
         assert not features_of(np.zeros((1, *SHAPE))).any()
@@ -125,7 +125,7 @@ class TestRegionalFeatures:
     )
     def test_what_does_not_fit_is_refused(self, shape, recipe, message):
         with pytest.raises(InputError, match=message):
-            simple_features(shape, recipe, "blocks")
+            simple_features(shape, recipe)
 
     def test_shapes_are_known_without_numbers(self):
         with torch.device("meta"):
@@ -141,14 +141,14 @@ class TestConnectivity:
     def test_it_is_the_fisher_transform_of_correlations(self):
         series = np.random.default_rng(1).normal(size=(2, 6, 50)).astype("float32")
         series[:, 1] += series[:, 0]
-        found = simple_features((6, 50), None, "blocks")(torch.from_numpy(series)).numpy()
+        found = simple_features((6, 50), None)(torch.from_numpy(series)).numpy()
         expected = [np.arctanh(np.corrcoef(one.astype("float64"))[np.triu_indices(6, 1)]) for one in series]
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
     def test_signals_that_are_constant_or_alike_stay_finite(self):
         series = torch.randn(1, 3, 40)
         series[:, 1], series[:, 2] = 2.0, -series[:, 0]
-        found = simple_features((3, 40), None, "blocks")(series)[0]
+        found = simple_features((3, 40), None)(series)[0]
         assert found[0] == found[2] == 0 and found[1] < -5 and found.isfinite().all()
 
 

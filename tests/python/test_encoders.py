@@ -1,8 +1,11 @@
 """Encoders of series, slices and volumes against their papers, their peers and published code."""
 
+import os
+import shutil
+
 import pytest
 import torch
-from encoder_checks import build, check_encoder, images_of
+from encoder_checks import build, check_compiled, check_encoder, images_of
 from torch import nn
 
 from tlimb.architectures.densenet import AveragePool3d, DenseNet
@@ -34,6 +37,56 @@ from tlimb.errors import InputError
 )  # fmt: skip
 def test_an_encoder_holds_what_all_must(class_path, shapes, init_args):
     check_encoder(class_path, shapes, **init_args)
+
+
+@pytest.mark.parametrize(
+    ("class_path", "shape", "wrong"),
+    [
+        ("ResNet", (1, 8, 8, 8), {"width": -1.0, "stem_kernel": 0, "stem_stride": 0, "dropout": 1.0}),
+        ("DenseNet", (1, 32, 32, 32), {"width": 0.0, "dropout": -0.1, "head_dropout": 2}),
+        ("SFCN", (1, 32, 32, 32), {"width": -2, "head_dropout": 1.5}),
+        ("ViT", (1, 16, 16, 16), {"hidden_size": 0, "layers": -1, "heads": 0, "norm_eps": 0.0, "dropout": 1.0}),
+        ("Swin", (1, 32, 32, 32), {"feature_size": 0, "depths": [2, 2, 2, 0], "drop_path": 1.0}),
+        ("SliceSet", (1, 64, 64, 64), {"attention_heads": 0, "width": 0, "neighbours": 0, "repeat": 0}),
+        ("SliceLSTM", (1, 64, 64, 64), {"width": 0, "state": -1}),
+        ("SliceCNN", (1, 64, 64), {"channels": [4, 0], "head_dropout": 1.0}),
+        ("CNN3D", (1, 64, 64, 64), {"channels": [4, -1], "head_dropout": -1}),
+        ("CAE", (1, 24, 24, 24), {"channels": [8, 8, 8, 0], "head_dropout": 1.0}),
+        ("SRCAE", (1, 24, 24, 24), {"dropout": 1.0, "head_dropout": -1.0}),
+        ("VAE", (1, 24, 24, 24), {"latent": 0}),
+        ("CNN1D", (2, 20), {"widths": [0], "dropout": 1.0}),
+        ("GRU", (2, 20), {"width": 0, "layers": 0, "dropout": 1.0}),
+        ("TemporalTransformer", (2, 20), {"width": -4, "heads": -1, "layers": 0, "hidden": 0.0, "dropout": 1.0}),
+        ("Timm", (1, 32, 32), {"name": "resnet18", "head_dropout": 1.0}),
+    ],
+)  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused_all_at_once(class_path, shape, wrong):
+    with pytest.raises(InputError) as raised:
+        build(class_path, shape, **wrong)
+    expected = [f"architecture.init_args.{name}" for name in wrong if name != "name"]
+    assert sorted(problem.where for problem in raised.value.problems) == sorted(expected)
+
+
+def test_numbers_of_a_slice_encoder_are_refused_by_their_place():
+    with pytest.raises(InputError, match="slice_encoder.init_args.width: expected a number above 0, found -1.0"):
+        build("SliceSet", (1, 9, 9, 9), slice_encoder={"class_path": "ResNet", "init_args": {"width": -1.0}})
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(
+    ("class_path", "shape", "init_args"),
+    [
+        ("ResNet", (1, 40, 48), {"dims": 2, "depth": 10, "width": 0.125}),
+        ("CNN3D", (1, 12, 8, 10), {"channels": [4, 6]}),
+        ("ViT", (1, 40, 32), {"dims": 2, "size": "tiny", "layers": 2, "patch_size": 8}),
+        ("SliceSet", (1, 9, 12, 10), {"slice_encoder": {"class_path": "SliceCNN", "init_args": {"channels": [4]}}}),
+        ("CAE", (1, 24, 24), {"dims": 2}),
+        ("CNN1D", (5, 24), {"widths": [8, 16]}),
+    ],
+)  # fmt: skip
+def test_a_compiled_encoder_gives_the_same_numbers(class_path, shape, init_args):
+    check_compiled(build(class_path, shape, **init_args), images_of(shape))
 
 
 def count(module: nn.Module) -> int:

@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 from training_jobs import RESNET, make_people, make_store, pack_job, roles, stage, trial_line
 
-from tlimb.architectures.weights import save_weights
 from tlimb.cli import main
 from tlimb.errors import InputError
 from tlimb.evaluation.predict import read_model
@@ -88,8 +88,9 @@ def test_the_command_shows_what_a_folder_of_tlimb_holds(trained):
 
 def test_the_command_tries_a_file_on_an_encoder_without_loading_it(trained, tmp_path):
     encoder = read_model(trained.folder).network.encoder
-    others = {f"module.{name}".replace("layer", "stage"): one for name, one in encoder.state_dict().items()}
-    save_weights(tmp_path / "w.safetensors", others)
+    own = encoder.state_dict()
+    others = {f"module.{name}".replace("layer", "stage"): one.contiguous() for name, one in own.items()}
+    save_file(others, tmp_path / "w.safetensors")
     (tmp_path / "map.json").write_text('{"stage": "layer"}')
     asked = ["weights", str(tmp_path / "w.safetensors"), "--architecture", json.dumps(RESNET), "--shape", "1,16,18"]
     result = CliRunner().invoke(main, asked)

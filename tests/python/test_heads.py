@@ -163,6 +163,9 @@ def test_what_a_network_knows_otherwise_than_the_data_is_told_for_all_targets_at
     ]
     fewer = {"grade": {"kind": "ordinal", "classes": ["mild"]}}
     assert known_targets(facts, fewer, ["grade"], "encoder 9ab2")[0].classes == ("none", "mild")
+    turned = {"grade": {"kind": "ordinal", "classes": ["mild", "none"]}}
+    with pytest.raises(InputError, match="learned the classes none, mild of 'grade', and the data have mild, none"):
+        known_targets(facts, turned, ["grade"], "encoder 9ab2")
 
 
 def test_several_classes_become_ones_and_zeros_and_their_names_again():
@@ -270,3 +273,9 @@ def test_a_soft_bin_head_is_kept_and_used_as_it_is_by_direct_transfer(tmp_path):
     about = read_json(tmp_path / "models" / trial["id"] / "model.json")
     assert about["status"] == "ok" and about["targets"]["age"] == saved, about["reason"]
     assert saved["bins"] == {"low": 0.0, "high": 100.0, "width": 5.0, "sigma": 3.0}
+
+
+def test_bins_alone_leave_the_head_that_the_network_prefers():
+    bins = {"age": {"class_path": None, "init_args": {}, "bins": {"width": 5.0}}}
+    network = build_network({"class_path": "CAE", "init_args": {"dims": 2}}, (1, 40, 40), {"age": 4}, 0, heads=bins)
+    assert type(network.head("age")).__name__ == "CodeClassifier"

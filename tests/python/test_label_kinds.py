@@ -54,6 +54,11 @@ def test_ordered_numbers_are_sorted_as_numbers(sheet):
     assert cohort.table["stage"].tolist() == [10, 9, 2]
 
 
+def test_the_order_of_classes_that_are_text_must_be_stated(sheet):
+    (problem,) = problems(sheet(grade=["mild", "none", "severe"]), {"grade": LabelSpec(kind="ordinal")})
+    assert problem.startswith("labels.grade.classes: missing; nothing says the order of its classes (list them")
+
+
 def test_a_cell_that_is_no_stated_class_is_told_by_row_with_the_nearest(sheet):
     (problem,) = problems(sheet(grade=["mild", "mid", "none"]), {"grade": ORDERED})
     assert problem == "cohorts.csv, row 2 (line 3), column grade: 'mid' is none of its classes (did you mean 'mild'?)"
@@ -167,6 +172,23 @@ def test_a_corrected_event_makes_another_pretraining(document, world):
     changed = table.assign(died=1.0)
     before, after = (propose(document, rows, labels).pretrainings[0]["id"] for rows in (table, changed))
     assert before != after
+
+
+def test_another_kind_or_order_of_a_label_makes_another_pretraining(document, world):
+    table, labels = world
+    first = document["stages"][0] | {"targets": ["grade"], "split": {"validation": 0.2, "test": 0.2, "stratify": ["grade"]}}
+    document = sweep(document, ["age"])
+    document["stages"].insert(0, first)
+    facts = [{"kind": "ordinal", "classes": ["0", "1", "2"]}, {"kind": "ordinal", "classes": ["2", "1", "0"]}]
+    facts.append({"kind": "classification", "classes": ["0", "1", "2"]})
+    made = {propose(document, table, labels | {"grade": one}).pretrainings[0]["id"] for one in facts}
+    assert len(made) == 3
+
+
+def test_a_network_that_is_fitted_learns_values_and_classes_alone(document, world):
+    table, labels = world
+    document = sweep(document | {"architecture": {"class_path": "LinearBaseline"}}, ["grade"])
+    assert "LinearBaseline is fitted for regression and classification alone, and 'grade'" in told(document, table, labels)
 
 
 def test_a_part_without_a_class_without_the_others_or_without_an_event_is_told(document, world):

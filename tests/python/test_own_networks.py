@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tlimb.architectures.build import build_network
+from tlimb.architectures.freezing import fixed_modules, slots_of
 from tlimb.architectures.gru import GRU
 from tlimb.architectures.size_check import trial_pass, weightless
 from tlimb.architectures.wrapped import Wrapped, WrappedMaps
@@ -48,6 +49,9 @@ def test_what_is_done_to_the_wrapped_encoder_is_done_to_the_module():
     images = torch.randn(2, *VOLUME)
     before = encoder.eval()(images)
     assert not any(module.training for module in [encoder, encoder._wrapped[0], *encoder.modules()])
+    for mode in (True, False):
+        encoder.training = mode
+        assert encoder._wrapped[0].training is mode
     encoder.load_state_dict({name: tensor + 1 for name, tensor in encoder.state_dict().items()})
     assert not torch.allclose(encoder(images), before)
     twin = copy.deepcopy(encoder)
@@ -132,6 +136,22 @@ def test_building_draws_nothing_even_where_the_module_does():
 )
 def test_what_is_no_encoder_is_refused_with_the_reason(name, words):
     assert words in told(name)
+
+
+def test_a_frozen_module_does_not_draw():
+    encoder = build("Forgetful", (4, 5)).encoder.train()
+    for module in fixed_modules(slots_of(encoder), [], len(slots_of(encoder))):
+        module.training = False
+    images = torch.randn(2, 4, 5)
+    assert torch.equal(encoder(images), encoder(images))
+
+
+def test_arguments_that_a_class_needs_are_told_by_their_place():
+    assert "architecture.init_args.name: missing; Timm needs it" in told("tlimb.architectures.timm_models.Timm", SLICE)
+    within = told("tlimb.architectures.slice_set.SliceSet", (1, 33, 34, 35), slice_encoder="Timm")
+    assert "slice_encoder.init_args.name: missing; Timm needs it" in within
+    needed = told("own_nets.Needy", (4, 5))
+    assert all(f"architecture.init_args.{name}: missing; Needy needs it" in needed for name in ("width", "depth"))
 
 
 def test_arguments_that_a_class_refuses_are_told():

@@ -146,8 +146,8 @@ def test_a_recurrence_between_layers_drops_in_training_alone():
     [
         (lambda: CNN1D(kernel_size=4), "expected an odd number"),
         (lambda: CNN1D(widths=[]), "expected a number of channels for each block"),
-        (lambda: TemporalTransformer(width=10, heads=4, input_shape=(5, 24)), "a width that heads divide"),
-        (lambda: GRU(layers=0), "expected width and layers of 1 or more"),
+        (lambda: TemporalTransformer(width=10, heads=4, input_shape=(5, 24)), "10 cannot be shared by 4 heads"),
+        (lambda: GRU(layers=0), "init_args.layers: expected at least 1, found 0"),
     ],
 )
 def test_what_cannot_be_is_refused(build, words):

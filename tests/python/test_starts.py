@@ -5,9 +5,13 @@ import json
 import pytest
 
 from tlimb.config import read_sweep
-from tlimb.errors import InputError
+from tlimb.errors import InputError, Problem
+from tlimb.persons import person_digest
 from tlimb.search.named_files import content_digest, weights_paths
+from tlimb.search.preprocessed import all_fine
+from tlimb.search.published import weights_problems
 from tlimb.search.space import candidate_of, grid
+from tlimb.search.suggest import suggest
 
 CAE = {"class_path": "CAE"}
 UNLABELLED = {"cohort": ["lifespan"]}
@@ -148,3 +152,66 @@ def test_a_folders_digest_is_that_of_its_content_wherever_it_lies(tmp_path):
     assert content_digest(tmp_path / "one") == content_digest(tmp_path / "two")
     (tmp_path / "two" / "models" / "model.pt").write_bytes(b"others")
     assert content_digest(tmp_path / "one") != content_digest(tmp_path / "two")
+
+
+def test_weights_for_a_part_leave_nothing_else_fixed_at_random_values(document):
+    weights = {"weights": {"path": "w.pth", "part": "layer1"}}
+    for fixing in ({"strategy": "frozen"}, {"tuning": {"only": "bias"}}, {"tuning": {"adapter": {"class_path": "LoRA"}}}):
+        document["stages"][1] = document["stages"][1] | {"strategy": "full", "tuning": {}} | weights | fixing
+        assert "stages[1].weights.part: only 'layer1' has weights to start from" in problems_of(document)
+
+
+def test_l2sp_beside_weights_that_it_cannot_anchor_is_refused(document):
+    document["stages"][1]["objective"] = {"auxiliary": [{"class_path": "L2SP"}]}
+    assert specs_of(document)
+    document["stages"][1]["tuning"] = {"reinitialise": 1}
+    assert "L2SP keeps the whole encoder near where it starts, and tuning.reinitialise" in problems_of(document)
+
+
+def test_tuning_a_network_that_starts_from_nothing_is_told_beforehand(document):
+    document["stages"] = document["stages"][1:]
+    document["stages"][0]["tuning"] = {"freeze_up_to": "layer4"}
+    assert "stages[0].tuning.freeze_up_to: a training from scratch has no pretrained encoder" in problems_of(document)
+
+
+def test_a_term_of_ones_own_may_ask_for_heads_of_any_name(document):
+    document["stages"][0]["heads"] = {"projection": {"class_path": "ProjectionHead"}}
+    assert "no target of this stage is called so" in problems_of(document)
+    document["stages"][0]["objective"] = {"auxiliary": [{"class_path": "own_terms.Contrast"}]}
+    with pytest.raises(InputError) as caught:
+        specs_of(document)
+    assert [problem.where for problem in caught.value.problems] == ["stages[0].objective.auxiliary[0].class_path"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of an encoder as tlimb writes it, in so far as the search looks at it."""
+    path = tmp_path / "encoder"
+    path.mkdir()
+    facts = {"id": "0" * 12, "status": "ok", "persons": [person_digest("clinic/clinic-003")], "recipe": {"spacing": 2.0}}
+    (path / "encoder.json").write_text(json.dumps(facts))
+    (path / "encoder.safetensors").write_bytes(b"")
+    return path
+
+
+def told_of(document, table, labels, folder) -> list[Problem]:
+    document["stages"][1]["weights"] = {"path": "encoder"}
+    sweep = read_sweep(document)
+    proposal = suggest(sweep, table, labels, all_fine(table, ["default"]), files={"encoder": {"digest": "0" * 16}})
+    return weights_problems(proposal, sweep, {"encoder": (folder, str(folder))})
+
+
+def test_weights_that_know_held_out_people_are_refused_before_anything_runs(document, table, labels, folder):
+    held_out = []
+    for seed in range(8):
+        document["split"]["seed"] = seed
+        problems = told_of(document, table, labels, folder)
+        held_out.append(bool(problems))
+        assert all("persons who are held out took part in its training, such as clinic/clinic-003" in str(p) for p in problems)
+    assert any(held_out) and not all(held_out)
+
+
+def test_weights_of_scans_prepared_otherwise_are_refused_before_anything_runs(document, table, labels, folder):
+    document["recipes"] = {"default": {"spacing": 4.0}}
+    (problem, *_) = told_of(document, table, labels, folder)
+    assert "its scans were prepared otherwise: spacing 2.0 against 4.0 (set the recipe to theirs)" in str(problem)

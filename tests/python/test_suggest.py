@@ -388,7 +388,7 @@ def test_what_cannot_be_held_out_is_told(document, table, labels, sites):
     text = problems_of(document, table, labels)
     assert "split.column: no label column is called 'sitee' (did you mean 'site'?)" in text
     document["split"] = {"scheme": "site", "column": "age"}
-    assert "'age' is a quantity" in problems_of(document, table, labels)
+    assert "'age' is of kind regression" in problems_of(document, table, labels)
     document["split"] = {"scheme": "site", "fold": 3}
     assert "fold is 3, but there are only 3, counted from 0" in problems_of(document, table, labels)
     table.loc[2, "site"] = None
@@ -575,7 +575,7 @@ def test_classes_are_not_balanced_by_a_quantity(document, table, labels, label):
     sampler = {"class_path": "BalancedSampler", "init_args": {"label": label}}
     document["stages"][0]["data"]["sampler"] = sampler
     place = "stages.pretrain.data.sampler.init_args.label"
-    message = f"{place}: '{label}' is a quantity; BalancedSampler draws classes equally often"
+    message = f"{place}: '{label}' is of kind regression; BalancedSampler draws classes equally often"
     assert message in problems_of(document, table, labels)
     weighted = {"class_path": "WeightedSampler", "init_args": {"label": label}}
     document["stages"][0]["data"]["sampler"] = weighted

@@ -23,7 +23,8 @@ from tlimb.evaluation.predict import Bootstrap, evaluate
 from tlimb.files import read_json
 from tlimb.scenarios.device import find_device, set_up_torch
 from tlimb.scenarios.finetune import finetune
-from tlimb.scenarios.job import Pretrained, person_digest, read_pretrained
+from tlimb.persons import person_digest
+from tlimb.scenarios.job import Pretrained, read_pretrained
 from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.pretrain import pretrain
 from tlimb.scenarios.progress import Progress, monitor_of
@@ -397,6 +398,20 @@ def test_features_are_computed_beforehand_only_where_nothing_is_random(world):
     assert featured == [True, True, True, False, False, False]
 
 
+def test_a_term_of_a_lab_beside_a_frozen_encoder_is_given_images(world):
+    objective = {"primary": None, "auxiliary": [{"class_path": "own_data.Echo", "init_args": {}}]}
+    loss = {"primary": {"class_path": "torch.nn.modules.loss.L1Loss", "init_args": {}}, "auxiliary": L2SP["auxiliary"]}
+    source = Source(Store(world.store), world.table["scan_id"].tolist(), CPU, OWN)
+    encoder, featured = read_pretrained(world.encoder), []
+    for terms in (objective, loss):
+        spec = stage("finetune", "age", strategy="frozen", epochs=1, objective=terms)
+        training = prepare(StageRun(RESNET, spec, 0, world.table, LABELS, encoder), source)
+        featured.append(training.featured)
+        fit(training, Kept(None, "trial", {}), CPU)
+        assert [getattr(term, "axes", 4) for term in training.objective.auxiliary] == [4]
+    assert featured == [False, True]
+
+
 def test_a_task_that_is_killed_is_taken_up_where_it_was(world, tmp_path):
     trial = trial_line(SCRATCH | {"epochs": 40, "scheduler": COSINE})
     pack_job(tmp_path / "job", world.table, [trial])
@@ -433,6 +448,15 @@ def test_a_finished_trial_is_taken_from_the_states_and_says_so(world, tmp_path):
     assert (first["reused"], again["reused"], recoded["reused"]) == (False, True, False)
     assert again | {"reused": False} == first
     assert numbers(tmp_path / "again", trial) == numbers(tmp_path / "first", trial)
+
+
+def test_a_label_whose_classes_are_told_in_another_order_is_learned_anew(world, tmp_path, monkeypatch):
+    trial, states = tuned(world), str(tmp_path / "states")
+    train(world, tmp_path / "first", [trial], state_dir=states)
+    turned = {"kind": "classification", "classes": ["patient", "control"]}
+    monkeypatch.setitem(LABELS, "diagnosis", turned)
+    (again,) = train(world, tmp_path / "again", [trial], state_dir=states)
+    assert not again["reused"] and again["targets"]["diagnosis"]["classes"] == ["patient", "control"]
 
 
 def test_a_corrected_label_trains_again(world, tmp_path):

@@ -514,10 +514,20 @@ def test_direct_and_frozen_need_something_to_start_from_and_direct_the_same_targ
         prepared(world, encoder=False, tuning={"unfreeze": 1})
     facts = world.encoder.facts | {"targets": {"age": {"kind": "classification", "classes": ["old", "young"]}}}
     other = SimpleNamespace(store=world.store, table=world.table, encoder=Pretrained(world.encoder.folder, facts))
-    with pytest.raises(InputError, match="of diagnosis needs their heads, and encoder .* of age "):
+    with pytest.raises(InputError, match="strategy direct, encoder .*has not learned 'diagnosis' .*age"):
         prepared(other, strategy="direct")
-    with pytest.raises(InputError, match="age is of kind regression, the head's is classification"):
+    with pytest.raises(InputError, match="learned 'age' as classification, and here it is regression"):
         prepared(other, target="age", strategy="direct")
+
+
+@pytest.mark.parametrize("learned", [["patient", "control"], ["control", "case"]])
+def test_direct_transfer_needs_the_classes_of_the_data_in_their_order(world, learned):
+    facts = world.encoder.facts
+    facts = facts | {"targets": {"diagnosis": facts["targets"]["diagnosis"] | {"classes": learned}}}
+    other = SimpleNamespace(store=world.store, table=world.table, encoder=Pretrained(world.encoder.folder, facts))
+    told = f"learned the classes {', '.join(learned)} of 'diagnosis', and the data have control, patient"
+    with pytest.raises(InputError, match=told):
+        prepared(other, strategy="direct")
 
 
 def test_features_are_computed_once_only_where_the_encoder_never_changes(world):

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.networks.nets import ViT as MonaiViT
@@ -25,8 +26,9 @@ from tlimb.config import Weights
 from tlimb.errors import InputError
 from tlimb.scenarios.start import load_start
 from tlimb.weights.checkpoint import read_checkpoint
+from tlimb.weights.commands import weights_command
 from tlimb.weights.kinds import file_problems, map_problems
-from tlimb.weights.match import best_match, copy_matched, match
+from tlimb.weights.match import best_match, copy_matched, match, require_share
 from tlimb.weights.names import translated
 from tlimb.weights.shapes import reshaped
 
@@ -308,6 +310,24 @@ def test_a_part_takes_what_its_wrapper_does_not_and_the_message_says_so(tmp_path
     assert facts["part"] == "slice_encoder" and facts["report"]["share"] == 1
 
 
+@pytest.mark.parametrize("strategy", ["frozen", "direct"])
+def test_an_encoder_that_never_trains_must_be_given_whole(tmp_path, strategy):
+    given = {name: one for name, one in narrow().state_dict().items() if name != "bn1.weight"}
+    save_file(given, tmp_path / "w.safetensors")
+    of = stage("finetune", "age") | {"weights": Weights(path="w").model_dump()}
+    files = {"w": tmp_path / "w.safetensors"}
+    assert 0.9 < load_start(Network(narrow(), {}), of, None, files)["report"]["share"] < 1
+    own, still = narrow(), of | {"strategy": strategy}
+    before = {name: one.clone() for name, one in own.state_dict().items()}
+    told = f"with strategy '{strategy}' all must match, for what is missing would stay random"
+    with pytest.raises(InputError, match=f"{told}(.|\n)*bn1.weight: missing in the file"):
+        load_start(Network(own, {}), still, None, files)
+    assert all(torch.equal(one, before[name]) for name, one in own.state_dict().items())
+    part = still | {"weights": Weights(path="w", part="layer1").model_dump()}
+    with pytest.raises(InputError, match="weights.part: with strategy .* all of the encoder but 'layer1' would stay"):
+        load_start(Network(narrow(), {}), part, None, files)
+
+
 def test_a_map_may_send_a_published_head_to_the_head_of_a_target(tmp_path):
     state = narrow().state_dict() | {"classifier.weight": torch.randn(40, 64, 1, 1), "classifier.bias": torch.randn(40)}
     save_file(state, tmp_path / "w.safetensors")
@@ -368,3 +388,76 @@ def test_batch_norm_counters_are_nobodys_business():
     assert not report.missing and not report.unexpected and report.share == 1
     without_means = {name: one for name, one in tensors.items() if "running_mean" not in name}
     assert match(own, without_means).report.share == 1 and "bn1.running_mean" in match(own, without_means).report.missing
+
+
+def test_batch_norms_without_their_statistics_are_no_whole_network_whatever_the_share(tmp_path):
+    peer = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+    bare = {name: one for name, one in peer.named_parameters()}
+    matched = best_match(ResNet(10, dims=2), bare)
+    assert matched.report.share == 1
+    told = r"w.pt: has weights of batch norms without what they divide by: bn1.running_mean, .* and \d+ more"
+    with pytest.raises(InputError, match=told):
+        require_share(matched, 0.0, "w.pt", "the encoder", {})
+    require_share(best_match(ResNet(10, dims=2), peer.state_dict()), 1.0, "w.pt", "the encoder", {})
+    save_file({name: one for name, one in narrow().named_parameters()}, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="without what they divide by"):
+        start(narrow(), tmp_path / "w.safetensors", minimum=0.1)()
+
+
+def test_a_tensor_that_a_matched_layer_needs_is_never_dropped(tmp_path):
+    sizes = {"img_size": (32, 40), "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 3}
+    state = timm.models.VisionTransformer(**sizes).state_dict()
+    matched = best_match(small_vit(), state)
+    assert matched.report.share == 1 and matched.report.lost == ["layers.0.attn.qkv.bias", "layers.1.attn.qkv.bias"]
+    with pytest.raises(InputError, match=r'no place for: layers.0.attn.qkv.bias, layers.1.attn.qkv.bias \(.*"qkv_bias": true'):
+        require_share(matched, 0.0, "w.pt", "the encoder", {})
+    whole = best_match(small_vit(**PAPER), state)
+    assert whole.report.unexpected == ["head.weight", "head.bias"] and not whole.report.lost
+    require_share(whole, 1.0, "w.pt", "the encoder", {})
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="its layers need"):
+        start(small_vit(), tmp_path / "w.safetensors", minimum=0.1)()
+
+
+def test_of_two_networks_in_a_file_none_is_chosen_by_its_place(tmp_path):
+    query, key = ({f"encoder_{of}.{name}": one for name, one in narrow().state_dict().items()} for of in "qk")
+    for state in (query | key, key | query):
+        matched = best_match(narrow(), state)
+        with pytest.raises(InputError, match=r"more than one network.*'encoder_[qk].', 'encoder_[qk].' \(keep one, .*encoder_[qk]\\\\"):
+            require_share(matched, 0.9, "w.pt", "the encoder", {})
+    state = narrow().state_dict()
+    twice = {f"{of}.{name}": one for of in ("model", "net") for name, one in state.items()}
+    within = {f"model.{name}": one for name, one in state.items()} | {f"model.inner.{name}": -one for name, one in state.items()}
+    for harmless in (twice, within):
+        require_share(best_match(narrow(), harmless), 1.0, "w.pt", "the encoder", {})
+    save_file(query | key, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="more than one network"):
+        start(narrow(), tmp_path / "w.safetensors")()
+    asked = start(narrow(), tmp_path / "w.safetensors", map={"^encoder_k\\.": None})
+    assert asked()["report"]["prefix"] == "encoder_q."
+
+
+def test_files_that_torch_cannot_read_are_told_plainly(tmp_path):
+    (tmp_path / "text.pt").write_text("hello\n"), (tmp_path / "empty.pt").touch()
+    torch.save(narrow().state_dict(), tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:2000])
+    for name in ("text.pt", "empty.pt", "cut.pt"):
+        with pytest.raises(InputError, match=f"{name}: no readable weights: it is no file of torch, or a damaged one"):
+            read_checkpoint(tmp_path / name)
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "program.pt")
+    with pytest.raises(InputError, match="program.pt is a program|program.pt: is a program with weights") as caught:
+        read_checkpoint(tmp_path / "program.pt")
+    assert "weights_only" not in str(caught.value) and "models/model.pt" in str(caught.value)
+
+
+def test_the_command_tells_what_would_be_refused_and_what_is_no_architecture(tmp_path):
+    save_file(dict(narrow().named_parameters()), tmp_path / "w.safetensors")
+    shown = ["--architecture", '{"class_path": "ResNet", "init_args": {"depth": 10, "dims": 2, "width": 0.125}}', "--shape", "1,32,32"]
+    found = CliRunner().invoke(weights_command, [str(tmp_path / "w.safetensors"), *shown])
+    assert found.exit_code == 0 and "would be refused: the file: has weights of batch norms" in found.output
+    for written, told in {
+        '{"class": "ResNet"}': ("--architecture.class: no such key (did you mean 'class_path'?)", "--architecture.class_path: missing"),
+        '{"class_path": 3, "init_args": []}': ("class_path: found 3", "init_args: expected an object, found []"),
+    }.items():
+        found = CliRunner().invoke(weights_command, [str(tmp_path / "w.safetensors"), "--architecture", written, "--shape", "1,32,32"])
+        assert found.exit_code == 1 and all(text in found.output for text in told), found.output

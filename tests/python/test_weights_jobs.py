@@ -1,5 +1,6 @@
 """Trainings that start from published weights: what is checked first, and what their models say of it."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from training_jobs import RESNET, make_people, make_store, pack_job, pretrain_jo
 
 from tlimb.architectures.network import Network
 from tlimb.architectures.resnet import ResNet
-from tlimb.architectures.weights import read_weights
+from tlimb.architectures.weights import read_weights, save_weights
 from tlimb.config import Weights
 from tlimb.errors import InputError
 from tlimb.files import read_json, write_json
@@ -25,6 +26,8 @@ from tlimb.scenarios.results import Settings
 from tlimb.scenarios.start import load_start
 from tlimb.search.named_files import content_digest
 from tlimb.store import Store
+from tlimb.weights.checkpoint import read_checkpoint
+from tlimb.weights.kinds import file_problems
 
 CPU = torch.device("cpu")
 
@@ -94,6 +97,26 @@ def test_a_whole_model_is_used_directly_with_its_own_head(world, tmp_path):
     assert model["targets"] == first["targets"]
 
 
+def test_a_published_head_over_known_bins_is_measured_without_any_training(world, tmp_path):
+    state = {f"net.{name}": one for name, one in narrow().state_dict().items()}
+    save_file(state | {"out.weight": torch.randn(30, 64, 1, 1), "out.bias": torch.randn(30)}, tmp_path / "w.safetensors")
+    bins = {"low": 10.0, "high": 100.0, "width": 3.0, "sigma": 1.0}
+    heads = {"age": {"class_path": None, "init_args": {}, "bins": bins}}
+    asked = {"target": "age", "strategy": "direct", "weights": {"map": {r"^out\.": "heads.age."}}}
+    model = started(world, tmp_path / "a", tmp_path / "w.safetensors", heads=heads, **asked)
+    assert model["status"] == "ok" and model["targets"]["age"]["bins"] == bins, model["reason"]
+    check_json("model", model)
+    kept = read_weights(tmp_path / "a" / "models" / model["id"] / "model.safetensors")
+    given = read_weights(tmp_path / "w.safetensors")
+    assert torch.equal(kept["heads.age.weight"], given["out.weight"].flatten(1))
+    assert torch.equal(kept["encoder.bn1.running_var"], given["net.bn1.running_var"])
+    open_ended = {"age": heads["age"] | {"bins": bins | {"high": None}}}
+    model = started(world, tmp_path / "b", tmp_path / "w.safetensors", heads=open_ended, **asked)
+    assert model["status"] == "failed" and "heads.age.bins: strategy 'direct' needs low and high" in model["reason"]
+    model = started(world, tmp_path / "c", tmp_path / "w.safetensors", heads=heads, **asked | {"weights": {}})
+    assert model["status"] == "failed" and "the map fills no head of 'age'" in model["reason"]
+
+
 def test_the_encoder_of_the_stage_before_fills_a_part_of_a_larger_one(world, tmp_path, capsys):
     larger = nn.Sequential()
     larger.add_module("slice_encoder", narrow())
@@ -118,6 +141,46 @@ def test_a_pretraining_starts_from_a_folder_of_tlimb_and_passes_on_whom_it_has_s
     check_json("encoder", about)
     assert about["status"] == "ok" and about["start"]["id"] == world.line["id"], about["reason"]
     assert len(about["persons"]) == 20 + 24
+
+
+@pytest.mark.parametrize("held_out, role", [((4, 0), "validation"), ((4, 4), "test")])
+def test_a_pretraining_from_published_weights_holds_out_nobody_whom_they_have_seen(world, tmp_path, held_out, role):
+    people = pd.concat([make_people("clinic", 20, seed=1), world.lifespan.tail(4)], ignore_index=True)
+    weights = Weights(path="encoder").model_dump()
+    pretrain_job(tmp_path / "job", roles(people, *held_out), stage("pretrain", "age", epochs=1, weights=weights))
+    facts = read_json(tmp_path / "job" / "job.json")
+    listed = [{"path": "encoder", "digest": content_digest(world.encoder), "file": str(world.encoder)}]
+    write_json(tmp_path / "job" / "job.json", facts | {"files": listed})
+    with pytest.raises(InputError, match=f"person lifespan/sub-023 of {role} took part in pretraining"):
+        pretrain(tmp_path / "job", world.store, None, tmp_path / "out", Settings(CPU), {"encoder": world.encoder})
+
+
+def test_the_weights_of_tlimb_alone_are_refused_as_a_link_and_as_a_copy(world, tmp_path):
+    whole, parts = world.encoder / "encoder.safetensors", {}
+    for name in ("link", "copy"):
+        (tmp_path / name).mkdir()
+        parts[name] = tmp_path / name / "encoder.safetensors"
+    parts["link"].symlink_to(whole)
+    parts["copy"].write_bytes(whole.read_bytes())
+    told = {
+        "link": "weights.pt lies in a folder of tlimb; name the folder .*the persons it has seen are checked then",
+        "copy": "weights.pt is tlimb's; name the folder it came in .*the persons it has seen are checked then",
+    }
+    for name, path in parts.items():
+        (problem,) = file_problems(path, {"path": "weights.pt"}, "stages[0].weights")
+        assert re.search(told[name], str(problem))
+        with pytest.raises(InputError, match=told[name]):
+            read_checkpoint(path, "weights.pt")
+        assert re.search(told[name], started(world, tmp_path / name, path)["reason"])
+    save_file(read_weights(whole), tmp_path / "bare.safetensors")
+    assert set(read_checkpoint(tmp_path / "bare.safetensors")) == set(read_weights(whole))
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        torch.manual_seed(1)
+        save_weights(tmp_path / name, narrow().state_dict())
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_persons_and_preparation_of_a_folder_of_tlimb_are_checked(world, tmp_path):
@@ -161,7 +224,9 @@ def test_statistics_tell_of_groups_what_numpy_tells(world):
     found = about["statistics"]
     ages = train["age"].to_numpy()
     assert found["scans"] == found["persons"] == found["labels"]["age"]["n"] == 14
-    assert found["labels"]["age"]["mean"] == pytest.approx(ages.mean()) and found["labels"]["age"]["high"] == pytest.approx(ages.max())
+    expected = {"mean": ages.mean(), "sd": ages.std(), "low": np.percentile(ages, 5), "high": np.percentile(ages, 95)}
+    assert found["labels"]["age"] == {"n": 14} | {name: pytest.approx(value) for name, value in expected.items()}
+    assert found["labels"]["age"]["low"] > ages.min() and found["labels"]["age"]["high"] < ages.max()
     slices = store.gather(train["scan_id"].tolist())[:, :, :, 7].astype("float64")
     assert found["intensity"] == {"mean": pytest.approx(slices.mean(), abs=1e-6), "sd": pytest.approx(slices.std()), "scans": 14}
 

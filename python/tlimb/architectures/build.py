@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tlimb import registry
+from tlimb.architectures.arguments import PLACE, require_given
 from tlimb.architectures.network import Network, takes
 from tlimb.architectures.size_check import check_network, kept_generator, require_smallest, told, trial_pass
 from tlimb.architectures.wrapped import foreign_arguments, is_encoder, output_shape, wrap
@@ -66,12 +67,12 @@ def build_network(
 def _build_head(
     name: str, spec: dict | None, encoder: nn.Module, outputs: int | None, input_shape: tuple[int, ...], trusted
 ) -> nn.Module:
-    spec = spec or {"class_path": getattr(encoder, "default_head", "LinearHead"), "init_args": {}}
-    head_class = registry.load("head", spec["class_path"], trusted)
-    _require_methods(name, spec["class_path"], head_class, encoder)
+    class_path = (spec or {}).get("class_path") or getattr(encoder, "default_head", "LinearHead")
+    head_class = registry.load("head", class_path, trusted)
+    _require_methods(name, class_path, head_class, encoder)
     links = {"encoder": encoder, "outputs": outputs, "input_shape": input_shape}
-    head = _construct(f"heads.{name}", head_class, spec["init_args"], links)
-    _require_methods(name, spec["class_path"], head, encoder)
+    head = _construct(f"heads.{name}", head_class, spec["init_args"] if spec else {}, links)
+    _require_methods(name, class_path, head, encoder)
     return head
 
 
@@ -98,6 +99,7 @@ def _build_encoder(architecture: dict, input_shape: tuple[int, ...], trusted, re
     _require_axes(where, getattr(encoder_class, "dims", None), input_shape)
     if not _is_own(encoder_class):
         links |= {key: value for key, value in foreign_arguments(input_shape).items() if key not in arguments}
+    require_given(encoder_class, {*arguments, *links}, PLACE)
     encoder = _construct(where, encoder_class, arguments, links)
     if not is_encoder(encoder):
         encoder = _wrapped(encoder, architecture, input_shape, recipe)

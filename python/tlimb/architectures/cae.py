@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from tlimb.architectures.arguments import PLACE, require_numbers
 from tlimb.architectures.unpooling import max_pool, max_positions, max_unpool
 from tlimb.errors import InputError, Problem
 
@@ -14,7 +15,28 @@ CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
-class CAE(nn.Module):
+class CodeEncoder(nn.Module):
+    """An encoder whose last level is a code; its features are the code's numbers.
+
+    pooling: "none", features are the code, flattened; "mean", its mean over space.
+    """
+
+    pooling: str
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The code (B, channels, ...)."""
+        return self.levels(images)[-1]
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """The code flattened, or its mean over space."""
+        return maps.flatten(1) if self.pooling == "none" else maps.flatten(2).mean(dim=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, features) of images (B, in_channels, ...)."""
+        return self.pool(self.maps(images))
+
+
+class CAE(CodeEncoder):
     """Encoder of a convolutional autoencoder, (B, in_channels, ...) -> the flattened code.
 
     Atanaszov, Ritter (2019), "Transfer Learning for MRI", report; code: trans-MRI, `ConvAutoEncoder`.
@@ -56,6 +78,7 @@ class CAE(nn.Module):
         recipe: dict | None = None,
     ):
         super().__init__()
+        require_numbers(counts={"channels": channels}, rates={"head_dropout": head_dropout})
         self.dims, self.activation, self.pooling, self.head_dropout = dims, activation, pooling, head_dropout
         self.widths, self.channels = (in_channels, *_four(channels)), channels[-1]
         self.within_unit = within_unit(recipe)
@@ -73,18 +96,6 @@ class CAE(nn.Module):
             levels.append(self.get_submodule(name)(images))
             images = max_pool(levels[-1])
         return [*levels, self.block4(images)]
-
-    def maps(self, images: Tensor) -> Tensor:
-        """The code (B, 16, ...)."""
-        return self.levels(images)[-1]
-
-    def pool(self, maps: Tensor) -> Tensor:
-        """The code flattened, or its mean over space."""
-        return maps.flatten(1) if self.pooling == "none" else maps.flatten(2).mean(dim=2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, features) of images (B, in_channels, ...)."""
-        return self.pool(self.maps(images))
 
 
 class CAEDecoder(nn.Module):
@@ -155,7 +166,7 @@ def code_size(encoder: nn.Module, input_shape: tuple, shrunk) -> list[int]:
 
 
 def _four(channels: list[int]) -> list[int]:
-    if len(channels) != 4 or min(channels) < 1:
+    if len(channels) != 4:
         message = f"expected four positive whole numbers, found {list(channels)}"
-        raise InputError([Problem("architecture.init_args.channels", message)])
+        raise InputError([Problem(f"{PLACE}.channels", message)])
     return list(channels)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from tlimb.architectures.arguments import PLACE, require_numbers
 from tlimb.errors import InputError, Problem
 
 
@@ -41,6 +42,7 @@ class CNN1D(nn.Module):
         in_channels: int = 1,
     ):
         super().__init__()
+        require_numbers(counts={"widths": widths}, rates={"dropout": dropout})
         _require_sensible(widths, kernel_size)
         inputs = (in_channels, *widths)
         self.blocks = tuple(f"block{number}" for number in range(1, len(widths) + 1))
@@ -74,11 +76,11 @@ class CNN1D(nn.Module):
 
 def _require_sensible(widths: list[int], kernel_size: int) -> None:
     problems = []
-    if not widths or min(widths) < 1:
-        problems.append(Problem("CNN1D: widths", f"expected a number of channels for each block, found {widths}"))
+    if not widths:
+        problems.append(Problem(f"{PLACE}.widths", "expected a number of channels for each block, found none"))
     if kernel_size < 1 or kernel_size % 2 == 0:
         message = f"expected an odd number, so that timepoints stay where they are, found {kernel_size}"
-        problems.append(Problem("CNN1D: kernel_size", message))
+        problems.append(Problem(f"{PLACE}.kernel_size", message))
     if problems:
         raise InputError(problems)
 

@@ -7,6 +7,7 @@ from monai.networks.nets import densenet as monai_densenet
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from tlimb.architectures.arguments import require_numbers
 from tlimb.architectures.norms import activation_layer, norm_layer
 from tlimb.architectures.resnet import MaxPool3d
 
@@ -41,7 +42,7 @@ class DenseNet(nn.Module):
     dims: 1 for time series (regions as channels), 2 for slices (as channels), 3 for volumes. width: multiplies the
     stem's 64 channels and the growth of 32 a layer. norm: see `norms.norm_layer`. dropout: rate of whole channels set
     to zero after each dense layer (the paper takes 0.2 without augmentation); head_dropout: rate of features on their
-    way to the heads. in_channels: decided by the data.
+    way to the heads. in_channels: decided by the data. Raises InputError for numbers out of range.
     """
 
     reference = "Huang et al. 2017, CVPR"
@@ -60,6 +61,7 @@ class DenseNet(nn.Module):
         in_channels: int = 1,
     ):
         super().__init__()
+        require_numbers(factors={"width": width}, rates={"dropout": dropout, "head_dropout": head_dropout})
         growth = max(1, int(32 * width))
         made = monai_densenet.DenseNet(
             spatial_dims=dims,

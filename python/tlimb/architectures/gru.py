@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tlimb.errors import InputError, Problem
+from tlimb.architectures.arguments import require_numbers
 
 
 class GRU(nn.Module):
@@ -26,7 +26,7 @@ class GRU(nn.Module):
 
     width: of the state. layers: their number. bidirectional: a second state runs from the end to the start, and the two
     stand side by side. pooling: "mean" over time, or the "last" state of each direction. dropout: between layers.
-    in_channels: decided by the data.
+    in_channels: decided by the data. Raises InputError for numbers out of range.
 
     On a GPU cuDNN gives the same gradients in every run only with the workspace that tlimb's training asks for
     (CUBLAS_WORKSPACE_CONFIG), and none at all in evaluation mode: there torch's own slower form computes them.
@@ -47,8 +47,7 @@ class GRU(nn.Module):
         in_channels: int = 1,
     ):
         super().__init__()
-        if width < 1 or layers < 1:
-            raise InputError([Problem("GRU", f"expected width and layers of 1 or more, found {width} and {layers}")])
+        require_numbers(counts={"width": width, "layers": layers}, rates={"dropout": dropout})
         self.features = self.channels = width * (2 if bidirectional else 1)
         self.blocks = tuple(f"layer{number}" for number in range(1, layers + 1))
         self.bidirectional, self.pooling = bidirectional, pooling

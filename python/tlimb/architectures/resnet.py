@@ -6,6 +6,7 @@ from monai.networks.layers.utils import get_act_layer
 from monai.networks.nets import resnet as monai_resnet
 from torch import Tensor, nn
 
+from tlimb.architectures.arguments import require_numbers
 from tlimb.architectures.norms import activation_layer, norm_layer
 from tlimb.architectures.pooling import max_pool3d
 
@@ -48,7 +49,8 @@ class ResNet(monai_resnet.ResNet):
     leads over a convolution 1 wide with norm, "A" over every second voxel with zeros for new channels (MedicalNet's 18
     and 34; as in its code and MONAI's no gradient flows through it). shortcut_bias: that convolution has a bias, as
     MONAI's default and BrainIAC's ResNet-50 have it. dilated: layer3 and layer4 keep the size and are dilated by 2 and
-    4, as MedicalNet's code has them (MONAI leaves that out). in_channels: decided by the data.
+    4, as MedicalNet's code has them (MONAI leaves that out). in_channels: decided by the data. Raises InputError for
+    numbers out of range.
     """
 
     reference = "He et al. 2016, CVPR"
@@ -72,6 +74,11 @@ class ResNet(monai_resnet.ResNet):
         dilated: bool = False,
         in_channels: int = 1,
     ):
+        require_numbers(
+            counts={"stem_kernel": stem_kernel, "stem_stride": stem_stride},
+            factors={"width": width},
+            rates={"dropout": dropout, "head_dropout": head_dropout},
+        )
         planes = [max(1, int(channels * width)) for channels in PLANES]
         self._norm = norm_layer(norm, planes)
         super().__init__(

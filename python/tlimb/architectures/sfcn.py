@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from tlimb.architectures.arguments import require_numbers
 from tlimb.architectures.pooling import max_pool3d
 from tlimb.errors import InputError, Problem
 
@@ -38,7 +39,7 @@ class SFCN(nn.Module):
 
     width: multiplies all channels. kernel: width of the first five convolutions. head_dropout: rate of features on
     their way to the heads. in_channels, input_shape: decided by the data. Raises InputError where the volume is too
-    small to halve five times.
+    small to halve five times, and for numbers out of range.
     """
 
     reference = "Peng et al. 2021, Medical Image Analysis"
@@ -56,6 +57,7 @@ class SFCN(nn.Module):
         input_shape: tuple = (),
     ):
         super().__init__()
+        require_numbers(factors={"width": width}, rates={"head_dropout": head_dropout})
         if len(input_shape) == 4 and min(input_shape[1:]) < SMALLEST:
             size = "x".join(map(str, input_shape[1:]))
             message = f"halves each axis five times and needs at least {SMALLEST} voxels an axis, the data have {size}"

@@ -20,7 +20,7 @@ MOST = 1 - 1e-6
 """Correlations are cut to this, so that their transform stays finite."""
 
 
-def simple_features(input_shape: tuple[int, ...], recipe: dict | None, atlas: str) -> nn.Module:
+def simple_features(input_shape: tuple[int, ...], recipe: dict | None) -> nn.Module:
     """`RegionalFeatures` of volumes (1, X, Y, Z) or `Connectivity` of time series (regions, time points).
 
     Raises InputError for anything else and for volumes that are not the whole of the template's grid.
@@ -28,13 +28,16 @@ def simple_features(input_shape: tuple[int, ...], recipe: dict | None, atlas: st
     if len(input_shape) == 2:
         return Connectivity(*input_shape)
     if len(input_shape) == 4 and input_shape[0] == 1:
-        return RegionalFeatures(input_shape, recipe or {}, atlas)
+        return RegionalFeatures(input_shape, recipe or {})
     message = f"expected whole volumes (1, X, Y, Z) or time series (regions, time points), found {input_shape}"
     raise InputError([Problem("architecture", message, "set the stage's data module to BaseDataModule")])
 
 
 class RegionalFeatures(nn.Module):
     """Volumes (B, 1, X, Y, Z) in template space -> (B, 5 R): five numbers for each of R regions, region by region.
+
+    Regions are those of the atlas "blocks": 32 parts of the template's brain. Each voxel of the store's grid has the
+    label at its centre, and a region that no centre hits is left out.
 
     A scan's voxels that are exactly 0 are background: outside of its mask, or cut to 0 by the recipe's `percentile`.
 
@@ -51,15 +54,14 @@ class RegionalFeatures(nn.Module):
     where fluid is dark and grey matter bright, fluid counts as white. Registration to the template takes the head's
     size away, so shares are relative to it; atrophy turns grey into fluid.
 
-    atlas: "blocks", 32 regions, or the path of a label image in MNI space; each voxel of the store's grid has the label
-    at its centre, and a region that no centre hits is left out. recipe: how scans were prepared.
+    recipe: how scans were prepared. Raises InputError where volumes are not the whole of the template's grid.
     """
 
     voxels: Tensor
     grey: Tensor
     white: Tensor
 
-    def __init__(self, input_shape: tuple[int, ...], recipe: dict, atlas: str):
+    def __init__(self, input_shape: tuple[int, ...], recipe: dict):
         super().__init__()
         spacing, shape = float(recipe.get("spacing", 2.0)), recipe.get("shape")
         if recipe.get("resampling", "linear") == "none":
@@ -70,10 +72,8 @@ class RegionalFeatures(nn.Module):
             message = f"takes whole volumes of the template's grid {grid.shape}, the data have {tuple(input_shape[1:])}"
             hint = "set the stage's data module to BaseDataModule, without zoom"
             raise InputError([Problem("architecture", message, hint)])
-        labels = labels_on_grid(atlas, grid.affine, grid.shape).ravel()
+        labels = labels_on_grid(grid.affine, grid.shape).ravel()
         self.numbers, sizes = np.unique(labels[labels > 0], return_counts=True)
-        if not len(sizes):
-            raise InputError([Problem(f"atlas {atlas}", f"no region lies within the grid of {spacing:g} mm")])
         self.sizes = sizes.tolist()
         order = np.argsort(labels, kind="stable")[-sum(self.sizes) :]
         for name, places in (("voxels", order), ("grey", grid.grey), ("white", grid.white)):
@@ -169,14 +169,14 @@ def _tissue(name: str, spacing: float, affine: np.ndarray, shape: tuple[int, int
     return np.nan_to_num(resample(shrink(volume, spacing), np.eye(4), affine, shape))
 
 
-def labels_on_grid(atlas: str, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """The labels of an atlas at the centres of a grid's voxels, int32 of `shape`, 0 where there is no region.
+def labels_on_grid(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """The labels of the atlas "blocks" at the centres of a grid's voxels, int32 of `shape`, 0 where there is no region.
 
-    affine: (4, 4), voxel index -> MNI mm. Raises InputError where the atlas cannot be read.
+    affine: (4, 4), voxel index -> MNI mm.
     """
     from tlimb.preprocess.atlas import load_atlas
 
-    known = load_atlas(atlas)
+    known = load_atlas("blocks")
     to_label = np.linalg.inv(known.affine) @ affine
     index = np.indices(shape).reshape(3, -1)
     place = np.round(to_label[:3, :3] @ index + to_label[:3, 3:]).astype(int)

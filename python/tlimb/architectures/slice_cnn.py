@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
+from tlimb.architectures.arguments import require_numbers
 from tlimb.architectures.pooling import max_pool3d
 from tlimb.errors import InputError, Problem
 
@@ -19,6 +20,7 @@ class PlainCNN(nn.Module):
 
     def __init__(self, channels, head_dropout: float, initialisation: str, in_channels: int, input_shape: tuple):
         super().__init__()
+        require_numbers(counts={"channels": channels}, rates={"head_dropout": head_dropout})
         self.smallest = self.least_size(len(channels), tuple(input_shape))
         convolution, norm = (nn.Conv2d, nn.InstanceNorm2d) if self.dims == 2 else (nn.Conv3d, nn.InstanceNorm3d)
         self.head_dropout, self.initialisation = head_dropout, initialisation

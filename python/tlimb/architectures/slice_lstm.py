@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from tlimb.architectures.arguments import require_numbers
 from tlimb.architectures.slices import (
     AXES,
     build_slice_encoder,
@@ -37,7 +38,8 @@ class SliceLSTM(nn.Module):
 
     axis: that is cut, of volumes in RAS order. width: features of a slice, 2 in the code. state: of the LSTM.
     slice_encoder: a 2D architecture as in SliceSet; the code has SliceCNN alone, initialised by He's rule.
-    in_channels, input_shape: decided by the data. Raises InputError where a slice is too small.
+    in_channels, input_shape: decided by the data. Raises InputError where a slice is too small and for
+    numbers out of range.
     """
 
     dims, kinds, features = 3, (3,), FEATURES
@@ -53,6 +55,7 @@ class SliceLSTM(nn.Module):
         input_shape: tuple = (1, 91, 109, 91),
     ):
         super().__init__()
+        require_numbers(counts={"width": width, "state": state})
         self.axis, self.channels = axis, width
         image = (in_channels, *slice_shape(input_shape, axis))
         self.slice_encoder = build_slice_encoder(slice_encoder, image, "SliceLSTM")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from tlimb.architectures.arguments import require_numbers
 from tlimb.architectures.position import PositionEncoding
 from tlimb.architectures.slice_cnn import SliceCNN
 from tlimb.architectures.slices import (
@@ -79,6 +80,8 @@ class SliceSet(nn.Module):
         input_shape: tuple = (1, 91, 109, 91),
     ):
         super().__init__()
+        counts = {"attention_heads": attention_heads, "width": width, "neighbours": neighbours, "repeat": repeat}
+        require_numbers(counts=counts)
         self.axis, self.neighbours = axis, neighbours
         own = _is_slice_cnn(slice_encoder)
         self.repeat = repeat or (1 if own or neighbours > 1 or in_channels > 1 else 3)

@@ -1,10 +1,12 @@
 """Volumes cut into slices, and the 2D encoders that look at them."""
 
 import inspect
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from tlimb import registry
+from tlimb.architectures.arguments import PLACE, require_given
 from tlimb.architectures.slice_cnn import SliceCNN, he_initialise
 from tlimb.errors import InputError, Problem
 
@@ -61,7 +63,13 @@ def build_slice_encoder(spec: str | dict, input_shape: tuple[int, int, int], own
     given = {"dims": 2, "in_channels": input_shape[0], "input_shape": input_shape}
     if 2 not in getattr(encoder_class, "kinds", ()) or arguments.get("dims", 2) != 2:
         raise InputError([Problem(where, f"expected an encoder of 2D images, found {name}", "SliceCNN, ResNet, Timm")])
-    return encoder_class(**arguments | {key: value for key, value in given.items() if key in wanted})
+    arguments |= {key: value for key, value in given.items() if key in wanted}
+    require_given(encoder_class, arguments, f"{where}.init_args")
+    try:
+        return encoder_class(**arguments)
+    except InputError as error:
+        own = [replace(problem, where=problem.where.replace(PLACE, f"{where}.init_args")) for problem in error.problems]
+        raise InputError(own) from None
 
 
 def projection_of(slice_encoder: nn.Module, width: int) -> nn.Module:

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout2d, dropout3d, interpolate
 
-from tlimb.architectures.cae import ACTIVATIONS, CONVOLUTIONS, TRANSPOSED, code_size, start_as_trans_mri, within_unit
+from tlimb.architectures.arguments import require_numbers
+from tlimb.architectures.cae import (
+    ACTIVATIONS,
+    CONVOLUTIONS,
+    TRANSPOSED,
+    CodeEncoder,
+    code_size,
+    start_as_trans_mri,
+    within_unit,
+)
 
 HIDDEN = 7
 CHANNELS = (8, 16, 16)
@@ -16,7 +25,7 @@ PADDING = (1, 0, 1)
 """What the code adds at the end of each axis in the decoder's first block."""
 
 
-class SRCAE(nn.Module):
+class SRCAE(CodeEncoder):
     """Encoder of a strided residual-concatenation autoencoder, (B, in_channels, ...) -> the flattened code.
 
     Atanaszov, Ritter (2019), "Transfer Learning for MRI", report; code: trans-MRI, `StridedAutoEncoder`. Three blocks:
@@ -55,6 +64,7 @@ class SRCAE(nn.Module):
         recipe: dict | None = None,
     ):
         super().__init__()
+        require_numbers(rates={"dropout": dropout, "head_dropout": head_dropout})
         self.dims, self.activation, self.first, self.pooling = dims, activation, first, pooling
         self.head_dropout, self.in_channels, self.within_unit = head_dropout, in_channels, within_unit(recipe)
         for name, inputs, outputs in zip(self.blocks, (in_channels, *CHANNELS), CHANNELS):
@@ -70,18 +80,6 @@ class SRCAE(nn.Module):
         for name in self.blocks:
             levels.append(self.get_submodule(name)(levels[-1]))
         return levels[1:]
-
-    def maps(self, images: Tensor) -> Tensor:
-        """The code (B, 16, ...)."""
-        return self.levels(images)[-1]
-
-    def pool(self, maps: Tensor) -> Tensor:
-        """The code flattened, or its mean over space."""
-        return maps.flatten(1) if self.pooling == "none" else maps.flatten(2).mean(dim=2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, features) of images (B, in_channels, ...)."""
-        return self.pool(self.maps(images))
 
 
 class SRCAEDecoder(nn.Module):

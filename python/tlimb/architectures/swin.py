@@ -7,6 +7,7 @@ from monai.networks.nets import swin_unetr
 from torch import Tensor
 from torch.nn.functional import pad
 
+from tlimb.architectures.arguments import PLACE, axis_problems, per_axis, require_numbers
 from tlimb.errors import InputError, Problem
 
 SIZES = {
@@ -67,11 +68,11 @@ class Swin(swin_unetr.SwinTransformer):
         head_dropout: float = 0.0,
         in_channels: int = 1,
     ):
+        rates = {"dropout": dropout, "drop_path": drop_path, "head_dropout": head_dropout}
+        require_numbers(counts={"feature_size": feature_size, "depths": depths, "heads": heads}, rates=rates)
         width, layers, attentions = SIZES[size]
         width, layers, attentions = feature_size or width, tuple(depths or layers), tuple(heads or attentions)
-        patch, window = (
-            (given,) * dims if isinstance(given, int) else tuple(given) for given in (patch_size, window_size)
-        )
+        patch, window = per_axis(patch_size, dims), per_axis(window_size, dims)
         _require_whole(dims, patch, window, width, layers, attentions)
         device = torch.get_default_device()
         with torch.device("cpu"):  # MONAI's constructor reads numbers from tensors, which the meta device has not
@@ -124,19 +125,15 @@ class RepeatedMerging(swin_unetr.PatchMergingV2):
 
 def _require_whole(dims: int, patch, window, width: int, depths, heads) -> None:
     """That arguments go together; raises InputError with all that do not."""
-    problems = []
-    for name, given in (("patch_size", patch), ("window_size", window)):
-        if len(given) != dims or min(given) < 1:
-            message = f"expected one whole number, or {dims} of them, one an axis; found {list(given)}"
-            problems.append(Problem(f"architecture.init_args.{name}", message))
+    problems = axis_problems(dims, patch_size=patch, window_size=window)
     for name, given in (("depths", depths), ("heads", heads)):
-        if len(given) != 4 or min(given) < 1:
+        if len(given) != 4:
             message = f"expected four whole numbers, one a stage; found {list(given)}"
-            problems.append(Problem(f"architecture.init_args.{name}", message))
+            problems.append(Problem(f"{PLACE}.{name}", message))
     widths = [width * 2**stage for stage in range(len(heads))]
-    shared = [f"{channels} by {count}" for channels, count in zip(widths, heads) if channels % max(count, 1)]
+    shared = [f"{channels} by {count}" for channels, count in zip(widths, heads) if channels % count]
     if shared:
         message = f"channels cannot be shared evenly by the heads of attention: {', '.join(shared)}"
-        problems.append(Problem("architecture.init_args.heads", message))
+        problems.append(Problem(f"{PLACE}.heads", message))
     if problems:
         raise InputError(problems)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
+from tlimb.architectures.arguments import PLACE, require_numbers
 from tlimb.errors import InputError, Problem
 
 
@@ -54,7 +55,11 @@ class TemporalTransformer(nn.Module):
         input_shape: tuple = (),
     ):
         super().__init__()
-        _require_sensible(width, layers, heads)
+        counts = {"width": width, "layers": layers, "heads": heads}
+        require_numbers(counts, factors={"hidden": hidden}, rates={"dropout": dropout})
+        if width % heads:
+            message = f"{width} cannot be shared by {heads} heads; it must be a multiple of their number"
+            raise InputError([Problem(f"{PLACE}.width", message)])
         self.features = self.channels = width
         self.pooling = pooling
         self.embed = Tokens(in_channels, input_shape[-1], width, positions, pooling == "token", dropout)
@@ -145,9 +150,3 @@ def sinusoids(length: int, width: int) -> Tensor:
     places = torch.arange(length)[:, None]
     angles = places / 10000 ** (torch.arange(0, width, 2) / width)
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[None, :, :width]
-
-
-def _require_sensible(width: int, layers: int, heads: int) -> None:
-    if min(width, layers, heads) < 1 or width % heads:
-        message = f"expected layers and heads of 1 or more and a width that heads divide, found {layers} layers, "
-        raise InputError([Problem("TemporalTransformer", f"{message}{heads} heads, width {width}")])

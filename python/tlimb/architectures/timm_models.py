@@ -9,6 +9,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from tlimb.architectures.arguments import PLACE, require_numbers
 from tlimb.errors import InputError, Problem, nearest
 
 CONTAINERS = ("blocks", "features", "layers", "stages")
@@ -38,9 +39,10 @@ class Timm(nn.Module):
         self, name: str, head_dropout: float = 0.0, in_channels: int = 1, input_shape: tuple = (1, 224, 224)
     ):
         super().__init__()
+        require_numbers(rates={"head_dropout": head_dropout})
         if not timm.is_model(name):
             message = f"timm has no model '{name}'"
-            raise InputError([Problem("architecture Timm.name", message, nearest(name, timm.list_models()))])
+            raise InputError([Problem(f"{PLACE}.name", message, nearest(name, timm.list_models()))])
         self.head_dropout = head_dropout
         self.patch = _patch(name)
         self.size = tuple(ceil(length / side) * side for length, side in zip(input_shape[1:], self.patch or (1, 1)))

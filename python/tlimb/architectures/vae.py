@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from tlimb.architectures.arguments import require_numbers
 from tlimb.architectures.cae import ACTIVATIONS, CAE, TRANSPOSED, start_as_trans_mri
 from tlimb.errors import InputError, Problem
 
@@ -18,6 +19,9 @@ class VAE(CAE):
     of the posterior q(z | x) = N(mu, diag(exp(log_variance))) are linear layers on the flattened code. Train it with
     Reconstruction and KLDivergence: z is drawn in training, z = mu + exp(log_variance / 2) epsilon, epsilon ~ N(0, I),
     and is mu otherwise. Unlike the CAE's, its decoder sees z alone, not where maxima stood.
+
+    Features are mu, in training too, so a target alone gives log_variance no gradient: there its weight and bias stay
+    as they came, though they count among the parameters that train.
 
     dims: 2 for slices, 3 for volumes. latent: length of z. channels, activation, head_dropout: as CAE's. in_channels,
     input_shape, recipe: decided by the data. Raises InputError for images of less than 24 voxels along an axis.
@@ -39,6 +43,7 @@ class VAE(CAE):
         input_shape: tuple = (),
         recipe: dict | None = None,
     ):
+        require_numbers(counts={"latent": latent})
         super().__init__(dims, channels, activation, "none", head_dropout, in_channels, input_shape, recipe)
         self.mean, self.log_variance = nn.Linear(self.features, latent), nn.Linear(self.features, latent)
         self.features = self.channels = latent

@@ -9,6 +9,7 @@ from monai.networks.blocks.transformerblock import TransformerBlock
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from tlimb.architectures.arguments import PLACE, axis_problems, per_axis, require_numbers
 from tlimb.errors import InputError, Problem
 
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -65,9 +66,14 @@ class ViT(nn.Module):
         input_shape: tuple,
     ):
         super().__init__()
+        require_numbers(
+            counts={"hidden_size": hidden_size, "layers": layers, "heads": heads, "mlp_size": mlp_size},
+            factors={"norm_eps": norm_eps},
+            rates={"dropout": dropout, "head_dropout": head_dropout},
+        )
         width, depth, attentions = SIZES[size]
         width, depth, attentions = hidden_size or width, layers or depth, heads or attentions
-        patch = (patch_size,) * dims if isinstance(patch_size, int) else tuple(patch_size)
+        patch = per_axis(patch_size, dims)
         _require_whole(dims, patch, width, attentions, position)
         self.dims, self.head_dropout, self.pooling = dims, head_dropout, pooling
         self.channels = self.features = width
@@ -140,15 +146,12 @@ class ViT(nn.Module):
 
 def _require_whole(dims: int, patch: tuple[int, ...], width: int, heads: int, position: str) -> None:
     """That arguments go together; raises InputError with all that do not."""
-    problems = []
-    if len(patch) != dims or min(patch) < 1:
-        message = f"expected one whole number, or {dims} of them, one an axis; found {list(patch)}"
-        problems.append(Problem("architecture.init_args.patch_size", message))
+    problems = axis_problems(dims, patch_size=patch)
     if width % heads:
         message = f"{width} cannot be shared by {heads} heads; it must be a multiple of their number"
-        problems.append(Problem("architecture.init_args.hidden_size", message))
+        problems.append(Problem(f"{PLACE}.hidden_size", message))
     if position == "sincos" and width % (2 * dims):
         message = f"sines and cosines of {dims} axes need a multiple of {2 * dims}, found {width}"
-        problems.append(Problem("architecture.init_args.hidden_size", message))
+        problems.append(Problem(f"{PLACE}.hidden_size", message))
     if problems:
         raise InputError(problems)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tlimb.errors import InputError, Problem
-from tlimb.files import replacing
+from tlimb.files import MADE_BY, replacing
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,12 @@ class Report:
 
 
 def save_weights(path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors to a safetensors file, atomically."""
+    """Write tensors to a safetensors file that says it is tlimb's, atomically."""
     from safetensors.torch import save_file
 
     with replacing(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, temporary, metadata=MADE_BY)
 
 
 def read_weights(path) -> dict[str, Tensor]:

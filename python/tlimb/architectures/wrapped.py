@@ -71,6 +71,12 @@ class Wrapped(nn.Module):
         self.training = mode
         return self
 
+    def __setattr__(self, name: str, value) -> None:
+        """Whoever sets the mode of this module alone, as freezing does, sets that of the module itself."""
+        if name == "training":
+            self._wrapped[0].training = value
+        super().__setattr__(name, value)
+
     def get_submodule(self, target: str) -> nn.Module:
         """A submodule by its name, the module itself by an empty one."""
         return self._wrapped[0].get_submodule(target)

@@ -115,6 +115,7 @@ class Target:
         bins = {"bins": self.bins.facts()} if self.bins else {}
         return {"kind": self.kind, "classes": list(self.classes), **scale, **bins}
 
+
 def softmax(outputs: np.ndarray) -> np.ndarray:
     """exp(o_k) / sum_j exp(o_j) along each row."""
     powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
@@ -198,7 +199,8 @@ def known_targets(facts: dict, labels: dict, names: Sequence[str], where: str) -
     """The targets `names` as a trained network knows them, for labels that it is to predict without any training.
 
     facts: name -> facts of the network's targets; labels: name -> {"kind", "classes"} of the data; where: what to call
-    the network. Raises InputError for a target that it has not learned, of another kind, or with classes new to it.
+    the network. Raises InputError for a target that it has not learned, of another kind, with classes new to it, or
+    with its classes in another order; the data may lack some.
     """
     problems = []
     for name in names:
@@ -207,7 +209,7 @@ def known_targets(facts: dict, labels: dict, names: Sequence[str], where: str) -
         elif facts[name]["kind"] != labels[name]["kind"]:
             message = f"learned '{name}' as {facts[name]['kind']}, and here it is {labels[name]['kind']}"
             problems.append(Problem(where, message))
-        elif set(labels[name]["classes"]) - set(facts[name]["classes"]):
+        elif labels[name]["classes"] != [one for one in facts[name]["classes"] if one in labels[name]["classes"]]:
             known, found = (", ".join(item[name]["classes"]) for item in (facts, labels))
             problems.append(Problem(where, f"learned the classes {known} of '{name}', and the data have {found}"))
     if problems:

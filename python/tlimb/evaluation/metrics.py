@@ -266,7 +266,8 @@ def _quadratic_kappa(truth, prediction, probabilities, weights):
     """
     apart = (_mean(truth, weights) - _mean(prediction, weights)) ** 2
     chance = _variance(truth, weights) + _variance(prediction, weights) + apart
-    return np.where(chance > 0, 1 - _mean((truth - prediction) ** 2, weights) / chance, np.nan)
+    agreement = 1 - _mean((truth - prediction) ** 2, weights) / np.where(chance > 0, chance, np.nan)
+    return np.round(agreement, 12) + 0.0  # of constant predictions it is 0, and not what rounding leaves of it
 
 
 def _c_index(truth, prediction, probabilities, weights):

@@ -22,7 +22,6 @@ from tlimb.evaluation.metrics import score
 from tlimb.files import canonical_json, read_json, write_json, write_parquet
 from tlimb.store import Store
 
-
 LOOKS = ("module", "normalise", "dataset", "hooks")
 """What in model.json says how scans reach the network."""
 

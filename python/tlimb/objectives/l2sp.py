@@ -18,6 +18,8 @@ class L2SP(nn.Module):
     matrices of linear layers: biases and the scale and shift of batch norm are free. It takes the place of weight
     decay: set that of the optimiser to 0 to have L2-SP alone.
 
+    It knows no third kind of weights: blocks that start anew, adapters and parts without weights are refused beside it.
+
     alpha, beta: at least 0. Raises InputError where the encoder is not pretrained: there is nothing to stay near.
     """
 

@@ -21,8 +21,9 @@ class Reconstruction(nn.Module):
     The decoder is the head "reconstruction": a Decoder, unless the stage names another one under `heads`.
 
     masked: share of cubes of `patch` voxels that are set to 0 before the encoder, drawn anew for each scan and epoch in
-    training, and alike in every epoch otherwise; the mean is then over the voxels in them alone: Xie et al. (2022), "SimMIM: A simple framework for masked image
-    modeling", CVPR (there 0.6, patches of 32 pixels, l1, and a learnt value in place of 0). For a primary term only.
+    training, and alike in every epoch otherwise; the mean is then over the voxels in them alone: Xie et al. (2022),
+    "SimMIM: A simple framework for masked image modeling", CVPR (there 0.6, patches of 32 pixels, l1, and a learnt
+    value in place of 0). For a primary term only.
     """
 
     on_images = True

@@ -1,6 +1,7 @@
 """What sets candidates apart, and the shortest readable name that says so."""
 
 from tlimb.files import canonical_json
+from tlimb.ranking.tuning_words import deciding_words, tuning_words
 from tlimb.search.combinations import is_fitted
 from tlimb.splits import PART
 
@@ -10,20 +11,10 @@ CLASSES = {"architecture", "optimizer", "scheduler", "module", "primary"}  # the
 
 def strategy_of(trial: dict) -> str:
     """`scratch` where nothing is transferred, `fitted` where nothing is trained, else the last stage's strategy; then
-    `+ <word>` for each way to tune that decides what trains, and `+ <class>` for each auxiliary term."""
+    `+ <word>` for each way to tune that makes another strategy of it, and `+ <class>` for each auxiliary term."""
     last = trial["spec"]["stages"][-1]
     auxiliary = [class_name(term) for term in last.get("objective", {}).get("auxiliary", [])]
-    return " + ".join([_start(trial), *_tuned(last.get("tuning", {})), *auxiliary])
-
-
-def _tuned(tuning: dict) -> list[str]:
-    """The ways to tune, in words, that decide what of a network trains."""
-    adapter, only, block = (tuning.get(key) for key in ("adapter", "only", "freeze_up_to"))
-    words = [class_name(adapter)] if adapter else []
-    words += [f"{only} only"] if only else []
-    words += [f"frozen up to {block}"] if block else []
-    words += ["head first"] if tuning.get("head_first") else []
-    return words + (["gradual"] if tuning.get("unfreeze") else [])
+    return " + ".join([_start(trial), *deciding_words(last.get("tuning", {})), *auxiliary])
 
 
 def class_name(spec: dict) -> str:
@@ -83,9 +74,12 @@ def settings_of(trial: dict) -> dict[Path, object]:
     found: dict[Path, object] = {("strategy",): _start(trial)}
     _collect(found, ("architecture",), spec["architecture"])
     for stage in reversed(spec["stages"]):
-        hidden = {"name", "objective"} | ({"strategy"} if stage is spec["stages"][-1] else set())
-        _collect(found, (stage["name"],), {key: value for key, value in stage.items() if key not in hidden})
-        _collect(found, (stage["name"], "objective"), stage.get("objective", {}))
+        hidden = {"name", "objective", "tuning"} | ({"strategy"} if stage is spec["stages"][-1] else set())
+        shown = {"data"} if is_fitted(spec["architecture"]) else set(stage) - hidden
+        _collect(found, (stage["name"],), {key: value for key, value in stage.items() if key in shown})
+        if not is_fitted(spec["architecture"]):
+            found[stage["name"], "tuning"] = tuning_words(stage.get("tuning", {}))
+            _collect(found, (stage["name"], "objective"), stage.get("objective", {}))
     _collect(found, ("split",), {key: value for key, value in spec.get("split", {}).items() if key not in PART})
     return found
 
@@ -172,6 +166,8 @@ def _implied(path: Path, shown: list[Path]) -> bool:
 def _part(path: Path, value, labels: dict[Path, str]) -> str:
     if value is None:
         return "n all" if path[-1] == "n" else f"no {labels[path]}"
+    if path[-1] == "tuning":
+        return " + ".join(value) or "no tuning"
     if path == ("strategy",) or path[-1] in CLASSES or _is_term(path):
         return str(value)
     return f"{labels[path]} {value_text(value)}"

@@ -11,11 +11,12 @@ from tlimb.ranking.compare import Measure, mean_with_interval, paired_difference
 from tlimb.ranking.names import candidate_names, class_name, strategy_of
 from tlimb.ranking.nested import nested_estimate, preference
 from tlimb.ranking.results import KEY, Results, key_of
+from tlimb.ranking.starts import published_notes
 from tlimb.splits import candidate_spec
 
 COLUMNS = (
     "rank, candidate, name, strategy, architecture, trials, failed, metric, validation_mean, validation_sd, "
-    "validation_low, validation_high, selected, test_mean, test_low, test_high, parameters, seconds"
+    "validation_low, validation_high, selected, test_mean, test_low, test_high, parameters, trainable, seconds"
 ).split(", ")
 
 
@@ -85,7 +86,7 @@ def rank(results: Results) -> Ranking:
         comparisons=comparisons,
         failures=_failures(results, candidates),
         nested=nested,
-        notes=notes,
+        notes=notes + published_notes([*results.models.values(), *results.encoders.values()]),
     )
 
 
@@ -126,7 +127,7 @@ def _candidate(results: Results, candidate: str, name: str, trials: list[dict], 
     outcomes.sort(key=lambda outcome: [-1 if value is None else value for value in key_of(outcome)])
     values = [outcome["validation"] for outcome in outcomes if outcome["status"] == "ok"]
     models = [results.models[trial["id"]] for trial in trials if trial["id"] in results.models]
-    sizes = [model["parameters"]["total"] for model in models if model.get("parameters")]
+    sizes = [model["parameters"] for model in models if model.get("parameters")]
     seconds = [model["seconds"] for model in models if model.get("seconds") is not None]
     return {
         "rank": 0,
@@ -145,7 +146,8 @@ def _candidate(results: Results, candidate: str, name: str, trials: list[dict], 
         "test_mean": None,
         "test_low": None,
         "test_high": None,
-        "parameters": sizes[0] if sizes else None,
+        "parameters": sizes[0]["total"] if sizes else None,
+        "trainable": sizes[0]["trainable"] if sizes else None,
         "seconds": sum(seconds) if seconds else None,
         "spec": candidate_spec(trials[0]["spec"]),
     }

@@ -10,6 +10,6 @@ from tlimb.ranking.rank import Ranking
 
 def write_ranking(ranking: Ranking, page: str, out: Path) -> None:
     """Write ranking.csv, ranking.json and report.html under `out`."""
-    write_csv(out / "ranking.csv", pd.DataFrame(ranking.rows()).astype({"parameters": "Int64"}))
+    write_csv(out / "ranking.csv", pd.DataFrame(ranking.rows()).astype({"parameters": "Int64", "trainable": "Int64"}))
     write_json(out / "ranking.json", ranking.document())
     write_text(out / "report.html", page)

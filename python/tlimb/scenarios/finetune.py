@@ -8,11 +8,11 @@ from tlimb.architectures.weights import save_weights
 from tlimb.data.fingerprint import recipe_of
 from tlimb.errors import InputError
 from tlimb.evaluation.predict import images_key
+from tlimb.persons import person_digest
 from tlimb.scenarios.job import (
     Job,
     Pretrained,
     check_encoder,
-    person_digest,
     read_job,
     read_pretrained,
     require_unchanged,
@@ -82,7 +82,8 @@ def _trial(
 ) -> None:
     spec, rows = trial["spec"], job.split(trial["split"])
     run = StageRun(spec["architecture"], spec["stages"][-1], spec["seed"], rows, job.labels, encoder, files)
-    kept = keep_for(trial["id"], rows, run.stage, source.store, start_digest(run.stage, encoder, files), settings)
+    start = start_digest(run.stage, encoder, files)
+    kept = keep_for(trial["id"], rows, job.labels, run.stage, source.store, start, settings)
     about = _about(trial, rows, encoder, source.store) | {"licence": job.facts["licence"]}
     carry_through(folder, "model.json", about, kept, lambda: _train(run, source, kept, folder))
 

@@ -1,6 +1,5 @@
 """A training task's folder, read and checked: what may be seen, and that nobody stands on both sides."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from tlimb.architectures.weights import read_weights, select
 from tlimb.data.fingerprint import fingerprint_problems
 from tlimb.errors import InputError, Problem
 from tlimb.files import file_digest, read_json
+from tlimb.persons import person_digest
 from tlimb.search.named_files import content_digest
 from tlimb.store import Store
 from tlimb.weights.kinds import tlimb_kind
@@ -141,11 +141,6 @@ def start_digest(stage: dict, encoder: Pretrained | None, files: dict[str, Path]
         return ""
     named = [name for name in (stage["weights"]["path"], stage["weights"]["map"]) if isinstance(name, str)]
     return "".join(content_digest(files[name]) for name in named if name in files)
-
-
-def person_digest(person: str) -> str:
-    """The first 12 hexadecimal digits of a person's SHA-256: enough to find a leak, without the name."""
-    return hashlib.sha256(person.encode()).hexdigest()[:12]
 
 
 def check_encoder(encoder: Pretrained, store: Store, rows: pd.DataFrame, roles: set[str], what: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from tlimb import registry
@@ -19,7 +19,7 @@ from tlimb.data.fingerprint import recipe_of
 from tlimb.data.images import CPU, Images
 from tlimb.data.modules import BaseDataModule
 from tlimb.data.normalise import build_normaliser, fit_normaliser
-from tlimb.data.targets import Target, fit_targets, read_targets
+from tlimb.data.targets import Target, fit_targets, known_targets
 from tlimb.data.view import View, build_module, build_view, may_stay_on_gpu
 from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json
@@ -116,8 +116,9 @@ def prepare(run: StageRun, source: Source) -> Training:
     stage, data, encoder = run.stage, run.stage["data"], _encoder(run)
     if encoder is not None:
         _require_one_scale(stage, encoder)
-    if stage["strategy"] == "direct":
-        stage = stage | {"heads": _known_heads(run, encoder)}
+    if stage["strategy"] == "direct" and encoder is not None:
+        known = encoder.facts.get("heads", {})
+        stage = stage | {"heads": {name: known[name] for name in stage["targets"] if name in known}}
     train, validation = _drawn(run.rows[run.rows["role"] == "train"]), run.rows[run.rows["role"] == "validation"]
     targets = _targets(run, encoder, train)
     _require_labels(stage["targets"], validation)
@@ -154,10 +155,13 @@ def _encoder(run: StageRun) -> Pretrained | None:
     strategy, where = stage["strategy"], f"stages.{stage['name']}.strategy"
     if strategy == "frozen" and origin == "nothing":
         raise InputError([Problem(where, "there is no pretrained encoder to freeze", "expected 'scratch'")])
-    if strategy == "direct" and (origin == "nothing" or run.encoder is None):
+    if strategy == "direct" and origin == "nothing":
         message = "there is no pretrained encoder with a head of its own to use directly"
         hint = "a stage before, or a folder of tlimb in `weights`, brings one"
         raise InputError([Problem(where, message, hint)])
+    unknown = _unknown_scales(stage) if strategy == "direct" and origin == "file" else []
+    if unknown:
+        raise InputError(unknown)
     where, start = f"stages.{stage['name']}.tuning", "scratch" if origin == "nothing" else strategy
     problems = tuning_problems(stage["tuning"], start, where, stage["epochs"])
     if problems:
@@ -165,44 +169,39 @@ def _encoder(run: StageRun) -> Pretrained | None:
     return None if origin == "nothing" else run.encoder
 
 
-def _known_heads(run: StageRun, encoder: Pretrained) -> dict:
-    """The heads of the encoder for a stage that uses them directly: name -> specification.
-
-    Raises InputError where its targets are not among those that the encoder was trained for, of the same kind.
-    """
-    facts, wanted = encoder.facts["targets"], run.stage["targets"]
-    where = f"stages.{run.stage['name']}.targets"
-    if not wanted:
-        raise InputError([Problem(where, "none; direct transfer measures heads of targets")])
-    lacking = [name for name in wanted if name not in facts]
-    if lacking:
-        message = f"direct transfer of {_listed(wanted)} needs their heads, and encoder {encoder.facts['id']} has those"
-        raise InputError([Problem(where, f"{message} of {_listed(facts)}", "expected strategy 'frozen' or 'full'")])
-    kinds = {name: run.labels[name]["kind"] for name in wanted}
-    other = [name for name in wanted if kinds[name] != facts[name]["kind"]]
-    if other:
-        raise InputError(
-            [Problem(where, f"{name} is of kind {kinds[name]}, the head's is {facts[name]['kind']}") for name in other]
-        )
-    return {name: spec for name, spec in encoder.facts.get("heads", {}).items() if name in wanted}
-
-
-def _listed(names) -> str:
-    return ", ".join(names) or "nothing"
+def _unknown_scales(stage: dict) -> list[Problem]:
+    """Targets whose outputs nothing explains: a file that others made says no scale, and nothing is fitted here, so
+    only bins with both ends give outputs a meaning."""
+    bins = {name: (stage["heads"].get(name) or {}).get("bins") or {} for name in stage["targets"]}
+    unknown = [name for name in bins if None in (bins[name].get("low"), bins[name].get("high"))]
+    message = "needs low and high, for a file that others made does not say what its outputs mean"
+    where, hint = f"stages.{stage['name']}.heads", "strategy 'frozen' trains a head instead"
+    return [Problem(f"{where}.{name}.bins", f"strategy 'direct' {message}", hint) for name in unknown]
 
 
 def _targets(run: StageRun, encoder: Pretrained | None, train: pd.DataFrame) -> list[Target]:
-    """Targets fitted on the training scans or, for direct transfer, as the encoder's own heads know them."""
-    if run.stage["strategy"] != "direct":
-        return fit_targets(run.labels, run.stage["targets"], train, run.stage["heads"])
-    known = encoder.facts["targets"]
-    return read_targets({name: known[name] for name in run.stage["targets"]})
+    """Targets fitted on the training scans or, for direct transfer, as the encoder's own heads know them.
+
+    Raises InputError where these were trained for others, or know them otherwise than the data.
+    """
+    stage = run.stage
+    if stage["strategy"] != "direct" or encoder is None:
+        return fit_targets(run.labels, stage["targets"], train, stage["heads"])
+    where = f"stages.{stage['name']}"
+    if not stage["targets"]:
+        raise InputError([Problem(f"{where}.targets", "none; direct transfer measures heads of targets")])
+    source = f"{where}.strategy direct, {encoder.kind} {encoder.facts['id']}"
+    return known_targets(encoder.facts["targets"], run.labels, stage["targets"], source)
 
 
 def _features_suffice(network: Network, objective: Objective) -> bool:
-    """Whether no head and no term looks at more than features."""
-    terms = [objective.on_images, *(term for term in objective.auxiliary if getattr(term, "on_images", False))]
-    return {takes(head) for head in network.heads} <= {"features"} and terms == [None]
+    """Whether no head and no term looks at more than features; a term that is not of tlimb may."""
+    looking = [term for term in objective.auxiliary if getattr(term, "on_images", False) or not _of_tlimb(term)]
+    return {takes(head) for head in network.heads} <= {"features"} and objective.on_images is None and not looking
+
+
+def _of_tlimb(term: nn.Module) -> bool:
+    return type(term).__module__.startswith("tlimb.")
 
 
 def _all(train: pd.DataFrame, validation: pd.DataFrame) -> list[str]:

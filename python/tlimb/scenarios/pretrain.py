@@ -9,10 +9,10 @@ from tlimb.data.fingerprint import recipe_of
 from tlimb.evaluation.predict import Bootstrap, predict, scores
 from tlimb.evaluation.reconstruction import reconstruction_scores
 from tlimb.files import write_json
+from tlimb.persons import person_digest
 from tlimb.scenarios.job import (
     Pretrained,
     check_encoder,
-    person_digest,
     read_job,
     read_pretrained,
     require_unchanged,
@@ -35,7 +35,8 @@ def pretrain(
 
     files: of weights and maps, path as the sweep writes it -> where it lies now. It also scores the stage's own
     held-out part. A training that diverges or raises leaves encoder.json with the reason. Raises InputError where a
-    person stands in two roles, for weights made from scans prepared otherwise and for files that have changed.
+    person stands in two roles, for weights made from scans prepared otherwise, for published ones that have seen
+    somebody whom this stage holds out, and for files that have changed.
     """
     job, files = read_job(job_folder), files or {}
     require_unchanged(job, files)
@@ -44,9 +45,11 @@ def pretrain(
     rows, stage = job.split(line["split"]), line["spec"]["stage"]
     parent = start_of(stage, read_pretrained(parent_folder) if line["parent"] else None, files)
     if parent is not None:
-        check_encoder(parent, store, rows, set(), f"pretraining {line['id']}")
+        published = stage["weights"] is not None and stage["weights"]["path"] is not None
+        barred = {"validation", "test"} if published else set()
+        check_encoder(parent, store, rows, barred, f"pretraining {line['id']}")
     run = StageRun(line["spec"]["architecture"], stage, line["seed"], rows, job.labels, parent, files)
-    kept = keep_for(line["id"], rows, run.stage, store, start_digest(stage, parent, files), settings)
+    kept = keep_for(line["id"], rows, job.labels, run.stage, store, start_digest(stage, parent, files), settings)
     folder, source = Path(out) / line["id"], Source(store, rows["scan_id"].tolist(), settings.device, settings.trusted)
     about = _about(line, rows, parent, store) | {"licence": job.facts["licence"]}
     carry_through(folder, "encoder.json", about, kept, lambda: _train(line["id"], run, source, kept, folder))

@@ -10,7 +10,7 @@ from tlimb.errors import InputError, Problem, nearest
 from tlimb.scenarios.job import Pretrained
 from tlimb.search.named_files import content_digest
 from tlimb.weights.checkpoint import read_checkpoint
-from tlimb.weights.match import Match, Report, best_match, copy_matched, match, require_share
+from tlimb.weights.match import Match, Report, best_match, copy_matched, fitting_parts, match, require_share
 from tlimb.weights.names import is_map_file, read_pairs, translated
 from tlimb.weights.ready_maps import READY_MAPS
 
@@ -54,7 +54,8 @@ def load_start(network: Network, stage: dict, encoder: Pretrained | None, files:
 def _load_file(network: Network, stage: dict, files: dict[str, Path]) -> dict:
     """Load weights that others made."""
     path, asked = _path(stage), stage["weights"]
-    report = _load_part(network, stage, read_checkpoint(files[path], path), files, path)
+    heads = stage["targets"] if stage["strategy"] == "direct" else ()
+    report = _load_part(network, stage, read_checkpoint(files[path], path), files, path, heads)
     ready = READY_MAPS.get(report.map)
     if ready is not None:
         print(f"{path}: taken for {ready.title}" + (f"; {ready.note}" if ready.note else ""))
@@ -72,11 +73,12 @@ def _load_file(network: Network, stage: dict, files: dict[str, Path]) -> dict:
 
 
 def _load_part(
-    network: Network, stage: dict, tensors: dict[str, Tensor], files: dict[str, Path], source: str
+    network: Network, stage: dict, tensors: dict[str, Tensor], files: dict[str, Path], source: str, needed=()
 ) -> Report:
     """Copy what matches of some tensors into the part that the stage names, where it is enough, and print the report.
 
-    What the sweep's map calls ``heads.<target>.<name>`` goes into that head.
+    What the sweep's map calls ``heads.<target>.<name>`` goes into that head. An encoder that never trains must be given
+    whole, and so must the heads `needed`.
     """
     asked, part = stage["weights"], _part(network.encoder, stage)
     if asked["map"] is not None:
@@ -87,16 +89,26 @@ def _load_part(
     tensors = {name: tensor for name, tensor in tensors.items() if name not in for_heads}
     matched = _match(part, tensors, asked["map"])
     print(f"{source}: {matched.report}")
-    if matched.report.share < asked["minimum"]:
-        parts = network.encoder.named_children()
-        shares = {name: _match(module, tensors, asked["map"]).report.share for name, module in parts}
-        what = "the encoder" if asked["part"] is None else f"the encoder's {asked['part']}"
-        require_share(matched, asked["minimum"], source, what, shares)
+    _require_enough(matched, network.encoder, stage, tensors, source)
     heads = _matched_heads(network, for_heads, source)
+    lacking = [Problem(source, f"the map fills no head of '{name}'") for name in needed if name not in heads]
+    if lacking:
+        raise InputError(lacking)
     copy_matched(part, matched)
     for name, found in heads.items():
         copy_matched(network.head(name), found)
     return matched.report
+
+
+def _require_enough(matched: Match, encoder: nn.Module, stage: dict, tensors: dict[str, Tensor], source: str) -> None:
+    """That the weights fill what the stage asks for, and all of an encoder that never trains. Raises InputError."""
+    asked, others, why = stage["weights"], {}, ""
+    minimum, what = asked["minimum"], "the encoder" if asked["part"] is None else f"the encoder's {asked['part']}"
+    if _never_trains(stage):
+        minimum, why = 1.0, f"with strategy '{stage['strategy']}' all must match, for what is missing would stay random"
+    elif matched.report.share < minimum:
+        others = fitting_parts(encoder, lambda module: _match(module, tensors, asked["map"]))
+    require_share(matched, minimum, source, what, others, why)
 
 
 def _match(part: nn.Module, tensors: dict[str, Tensor], written: str | dict | None) -> Match:
@@ -120,15 +132,24 @@ def _matched_heads(network: Network, tensors: dict[str, Tensor], source: str) ->
 
 
 def _part(encoder: nn.Module, stage: dict) -> nn.Module:
-    """The submodule that the weights are for. Raises InputError where there is none of that name."""
-    name = stage["weights"]["part"]
+    """The submodule that the weights are for. Raises InputError where there is none of that name, or where the rest of
+    the encoder would never train."""
+    name, where = stage["weights"]["part"], f"stages.{stage['name']}.weights.part"
     if name is None:
         return encoder
+    if _never_trains(stage):
+        message = f"with strategy '{stage['strategy']}' all of the encoder but '{name}' would stay random"
+        raise InputError([Problem(where, message, "expected strategy 'full'")])
     known = {one for one, module in encoder.named_modules() if one}
     if name not in known:
         message = f"the encoder has no part '{name}'"
-        raise InputError([Problem(f"stages.{stage['name']}.weights.part", message, nearest(name, known))])
+        raise InputError([Problem(where, message, nearest(name, known))])
     return encoder.get_submodule(name)
+
+
+def _never_trains(stage: dict) -> bool:
+    """Whether the encoder stays as it is loaded."""
+    return stage["strategy"] in ("frozen", "direct")
 
 
 def _path(stage: dict) -> str | None:

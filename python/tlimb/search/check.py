@@ -8,14 +8,13 @@ import pandas as pd
 
 from tlimb.cohort import Cohort, read_cohort
 from tlimb.config import Sweep, read_sweep
-from tlimb.errors import InputError, Problem
+from tlimb.errors import InputError
 from tlimb.search.named_files import content_digest
 from tlimb.search.preprocessed import all_fine
+from tlimb.search.published import weights_problems
 from tlimb.search.space import grid
 from tlimb.search.suggest import Proposal, suggest
 from tlimb.search.uses import file_problems, scans_by_recipe
-from tlimb.weights.kinds import file_problems as weights_file_problems
-from tlimb.weights.kinds import map_problems
 
 
 @dataclass(frozen=True)
@@ -68,30 +67,13 @@ def check_inputs(document, files: Files, trusted=()) -> Inputs:
     proposal = suggest(sweep, cohort.table, summary["labels"], recipes, trusted=trusted, **known)
     specs = [trial["spec"] for trial in proposal.trials]
     scans = scans_by_recipe(sweep, specs, cohort.table)
-    problems = file_problems(sweep, scans) + _weights_problems(specs, files)
+    problems = file_problems(sweep, scans) + weights_problems(proposal, sweep, files.weights)
     if problems:
         raise InputError(problems)
     unused = [f"recipe '{name}' is used by no stage" for name in sweep.recipes if name not in scans]
     told = replace(cohort, summary=summary | {"warnings": summary["warnings"] + unused})
     used = sweep.model_copy(update={"recipes": {name: sweep.recipes[name] for name in scans}})
     return Inputs(used, told, proposal, scans)
-
-
-def _weights_problems(specs: list[dict], files: Files) -> list[Problem]:
-    """What can be told of published weights and the maps of their names before they are read."""
-    problems = []
-    for stage in (stage for spec in specs for stage in spec["stages"] if stage["weights"]):
-        weights, where = stage["weights"], f"stages.{stage['name']}.weights"
-        place, map_file = (files.weights[name][0] if name in files.weights else None for name in _names(weights))
-        if place is not None:
-            problems += weights_file_problems(place, weights, where, map_file)
-        elif weights["map"] is not None:
-            problems += map_problems(weights["map"], f"{where}.map", map_file)
-    return list(dict.fromkeys(problems))
-
-
-def _names(weights: dict) -> tuple[str | None, str | None]:
-    return weights["path"], weights["map"] if isinstance(weights["map"], str) else None
 
 
 def _space_problems(sweep: Sweep, trusted) -> list:

@@ -36,7 +36,7 @@ def _of_stage(stage: dict, where: str) -> list[tuple[str, str, dict | None]]:
     """(kind, JSON path, class or None) of every class that a stage names."""
     data, objective = stage["data"], stage["objective"]
     own = _of_architecture(f"{where}.architecture", stage["architecture"])
-    own += [("head", f"{where}.heads.{name}", head) for name, head in stage["heads"].items()]
+    own += [("head", f"{where}.heads.{name}", head) for name, head in stage["heads"].items() if head["class_path"]]
     own.append(("adapter", f"{where}.tuning.adapter", stage["tuning"]["adapter"]))
     named = own + [(kind, f"{where}.data.{kind}", data[kind]) for kind in ("module", "dataset", "sampler", "normalise")]
     named += [("augment", f"{where}.data.augment[{j}]", step) for j, step in enumerate(data["augment"])]

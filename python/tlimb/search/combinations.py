@@ -50,8 +50,9 @@ def combination_problems(trial: TrialBase, recipes: dict) -> list[Problem]:
         if i >= first_of(trial.stages):
             architecture = stage.architecture or trial.architecture
             problems += _axes_problems(architecture, stage, i) + _term_problems(architecture, stage, i)
-        tuning, where = stage.tuning.model_dump(), f"stages[{i}].tuning"
-        problems += tuning_problems(tuning, stage.strategy or "full", where, epochs=stage.epochs)
+        anew = i == 0 and not (stage.weights and stage.weights.path)
+        strategy, where = "scratch" if anew else stage.strategy or "full", f"stages[{i}].tuning"
+        problems += tuning_problems(stage.tuning.model_dump(), strategy, where, epochs=stage.epochs)
         if i and _starts_from_stage(stage):
             problems += _normaliser_problems(trial.stages[i - 1].data.normalise, stage.data.normalise, i)
         if stage.split is not None and i < last:
@@ -65,8 +66,8 @@ def combination_problems(trial: TrialBase, recipes: dict) -> list[Problem]:
 
 def first_of(stages: list[Stage]) -> int:
     """The first stage that leaves a trace in the result: the last one that starts from scratch or published weights."""
-    anew = [i for i, stage in enumerate(stages) if stage.strategy == "scratch" or (stage.weights and stage.weights.path)]
-    return max(anew, default=0)
+    published = [stage.weights is not None and stage.weights.path is not None for stage in stages]
+    return max((i for i, stage in enumerate(stages) if stage.strategy == "scratch" or published[i]), default=0)
 
 
 def is_fitted(architecture: dict) -> bool:
@@ -91,12 +92,27 @@ def _label_problems(stage: Stage, i: int, is_last: bool) -> list[Problem]:
     if not stage.targets and not _learns_from_images(path):
         message = "a stage without targets needs a primary term that learns from images alone"
         return [Problem(f"{where}.objective.primary", message, "such as Reconstruction")]
+    terms = [primary, *stage.objective.auxiliary]
+    paths = [registry.locate("objective", term.class_path) for term in terms if term]
+    if not all(name.startswith(("tlimb.", "torch.")) for name in paths):
+        return []  # a term of one's own may ask for heads of any name
     problems = []
     for name in stage.heads:
         if name not in (*stage.targets, *HEADS_OF_TERMS):
             message = "no target of this stage is called so"
             problems.append(Problem(f"{where}.heads.{name}", message, nearest(name, stage.targets)))
     return problems
+
+
+def _part_problems(stage: Stage, where: str) -> list[Problem]:
+    """Weights for a part of the encoder leave the rest at random values, which must not stay fixed there."""
+    if stage.weights is None or stage.weights.part is None:
+        return []
+    fixing = {f"strategy {stage.strategy}": stage.strategy in ("frozen", "direct")}
+    fixing |= {f"tuning.{name}": getattr(stage.tuning, name) is not None for name in ("only", "adapter")}
+    message = f"only '{stage.weights.part}' has weights to start from; {{}} would keep the rest at random values"
+    hint = "expected strategy full; tuning.freeze_up_to keeps the blocks before one as they are"
+    return [Problem(f"{where}.weights.part", message.format(name), hint) for name, fixed in fixing.items() if fixed]
 
 
 def _learns_from_images(path: str) -> bool:
@@ -110,20 +126,22 @@ def _start_problems(trial: TrialBase, i: int) -> list[Problem]:
     if i == len(trial.stages) - 1 and stage.architecture is not None:
         message = "the last stage's network is the sweep's own"
         return [Problem(f"{where}.architecture", message, "set `architecture` beside `stages`")]
-    if stage.strategy == "scratch" or (stage.weights and stage.weights.path):
+    if stage.strategy == "scratch":
         return []
+    problems = _part_problems(stage, where)
+    if stage.weights and stage.weights.path:
+        return problems
     if i == 0:
         reasons = {
             "frozen": "the first stage has no pretrained encoder to freeze",
             "direct": "the first stage has no pretrained network to use as it is",
         }
-        problems = [Problem(f"{where}.strategy", reasons[stage.strategy])] if stage.strategy in reasons else []
+        problems += [Problem(f"{where}.strategy", reasons[stage.strategy])] if stage.strategy in reasons else []
         if stage.weights is not None:
             problems.append(Problem(f"{where}.weights.path", "missing; there is no stage before to take weights from"))
         return problems
     before = trial.stages[i - 1]
     own, earlier = (item.architecture or trial.architecture for item in (stage, before))
-    problems = []
     if own != earlier and not is_fitted(own.model_dump()) and not (stage.weights and stage.weights.part):
         message = f"missing; the stage before trains a {earlier.class_path} and this one a {own.class_path}"
         hint = 'name the part that takes its weights, such as "slice_encoder"'
@@ -199,7 +217,7 @@ def _term_problems(architecture: ClassSpec, stage: Stage, i: int) -> list[Proble
 
 def _objective_problems(stage: Stage, i: int) -> list[Problem]:
     if stage.strategy != "scratch" and (i or (stage.weights and stage.weights.path)):
-        return []
+        return _anchor_problems(stage, i)
     return [
         Problem(
             f"stages[{i}].objective.auxiliary",
@@ -208,6 +226,20 @@ def _objective_problems(stage: Stage, i: int) -> list[Problem]:
         )
         for term in stage.objective.auxiliary
         if registry.locate("objective", term.class_path) in NEEDS_PRETRAINED
+    ]
+
+
+def _anchor_problems(stage: Stage, i: int) -> list[Problem]:
+    """L2-SP knows pretrained weights and new heads, and nothing between: no new blocks, parts or adapters."""
+    terms = stage.objective.auxiliary
+    anchored = [of for of in terms if registry.locate("objective", of.class_path) in NEEDS_PRETRAINED]
+    between = [f"tuning.{name}" for name in ("reinitialise", "adapter") if getattr(stage.tuning, name)]
+    between += ["weights.part"] if stage.weights and stage.weights.part else []
+    message = "{} keeps the whole encoder near where it starts, and {} brings weights that have no such place"
+    return [
+        Problem(f"stages[{i}].objective.auxiliary", message.format(term.class_path, name), "leave out one of the two")
+        for term in anchored
+        for name in between
     ]
 
 

@@ -2,6 +2,7 @@
 
 from tlimb import registry
 from tlimb.errors import Problem
+from tlimb.search.combinations import is_fitted
 
 MIXUP = registry.SHORT_NAMES["augment"]["MixUp"]
 
@@ -10,6 +11,19 @@ OWN_LOSS = {
     "survival": "times until an event are compared with each other, not learned one by one",
 }
 """Kinds of which the losses of torch can make nothing, and why."""
+
+
+def fitted_problems(spec: dict, labels: dict) -> list[Problem]:
+    """The targets of a trial that its network, if it is one that is fitted and not trained, cannot learn."""
+    if not is_fitted(spec["architecture"]):
+        return []
+    stage = spec["stages"][-1]
+    message = f"{spec['architecture']['class_path']} is fitted for regression and classification alone"
+    return [
+        Problem(f"stages.{stage['name']}.targets", f"{message}, and '{name}' is of kind {labels[name]['kind']}")
+        for name in stage["targets"]
+        if labels[name]["kind"] not in ("regression", "classification")
+    ]
 
 
 def kind_problems(stage: dict, labels: dict) -> list[Problem]:

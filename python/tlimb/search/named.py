@@ -64,10 +64,15 @@ class Names:
         balanced = registry.locate("sampler", sampler["class_path"]) == BALANCED
         if not balanced or self.labels[name]["kind"] in ONE_CLASS:
             return True
-        hint = f'if its numbers are names, say "labels": {{"{name}": "classification"}}'
-        message = f"'{name}' is a quantity; {sampler['class_path']} draws classes equally often"
-        self.problems.append(Problem(f"{where}.init_args.label", message, hint))
+        reason = f"{sampler['class_path']} draws classes equally often"
+        self.problems.append(self._no_classes(f"{where}.init_args.label", name, reason))
         return False
+
+    def _no_classes(self, where: str, name: str, reason: str) -> Problem:
+        """That a label has no classes of which each scan has one."""
+        kind = self.labels[name]["kind"]
+        hint = f'if its numbers are names, say "labels": {{"{name}": "classification"}}'
+        return Problem(where, f"'{name}' is of kind {kind}; {reason}", hint if kind == "regression" else "")
 
     def _check_modality(self, stage: dict, name: str) -> bool:
         where, data = f"stages.{stage['name']}.data.{role_of(stage['data'])}.modality", stage["data"]
@@ -95,8 +100,7 @@ class Names:
             return False
         if self.labels[name]["kind"] in ONE_CLASS:
             return True
-        hint = f'if its numbers are names, say "labels": {{"{name}": "classification"}}'
-        self.problems.append(Problem(where, f"'{name}' is a quantity; its values cannot be held out one by one", hint))
+        self.problems.append(self._no_classes(where, name, "its values cannot be held out one by one"))
         return False
 
     def check_monitors(self, spec: dict) -> None:

@@ -10,7 +10,8 @@ def weights_paths(document) -> list[str]:
     """Every path of weights and of map files in a sweep's JSON document, as written, each once, in their order.
 
     They stand under a key that ends with `weights` (that of a stage, or a path of the space) or, in the space, under
-    one that ends with `weights.path` or `weights.map`. A map that is no path of a .json file is the name of a ready one.
+    one that ends with `weights.path` or `weights.map`. A map that is no path of a .json file is the name of a ready
+    one.
     """
     return list(dict.fromkeys(_paths(document)))
 

@@ -61,6 +61,7 @@ def _model_bytes(proposal: Proposal, shapes: dict, recipes: dict, trusted) -> in
 
     from tlimb import registry
     from tlimb.architectures.build import build_network
+    from tlimb.scenarios.tuning import Tuner
 
     sizes: dict[str, int] = {}
     total, steps = 0, {}
@@ -69,12 +70,13 @@ def _model_bytes(proposal: Proposal, shapes: dict, recipes: dict, trusted) -> in
     for architecture, stage in trained:
         module, recipe = stage["data"]["module"], stage["data"]["recipe"]
         targets, heads = stage["targets"], stage["heads"]
-        key = canonical_json([architecture, module, recipe, targets, heads])
+        key = canonical_json([architecture, module, recipe, targets, heads, stage["strategy"], stage["tuning"]])
         if key not in sizes:
             images = registry.load("module", module["class_path"], trusted)(**module["init_args"])
             with torch.device("meta"):
                 shape, outputs = images.input_shape(shapes[recipe]), dict.fromkeys(targets, 1)
                 network = build_network(architecture, shape, outputs, 0, trusted, heads, recipes[recipe])
+                Tuner(network, stage, 0, trusted)
             sizes[key] = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         steps |= {canonical_json(augment): augment for augment in stage["data"]["augment"]}
         total += sizes[key]
@@ -102,7 +104,8 @@ def _found(key: str, name, path: Path) -> Path:
     places = [Path(str(name)), path.parent / str(name)]
     found = [place for place in places if name and place.exists()]
     if not found:
-        message = f"nothing at '{name}', looked in {Path.cwd()} and {path.parent.resolve()}"
+        looked = dict.fromkeys([str(Path.cwd()), str(path.parent.resolve())])
+        message = f"nothing at '{name}', looked in {' and '.join(looked)}"
         raise InputError([Problem(f"{path}: {key}", message)])
     return found[0]
 

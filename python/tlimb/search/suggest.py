@@ -9,6 +9,7 @@ from tlimb import splits
 from tlimb.config import Sweep
 from tlimb.errors import InputError, Problem
 from tlimb.files import digest
+from tlimb.search.kinds import fitted_problems
 from tlimb.search.leaks import content_problems, require_no_leak
 from tlimb.search.named import Names
 from tlimb.search.preprocessed import Recipes
@@ -40,9 +41,9 @@ def suggest(
 ) -> Proposal:
     """Every trial of the grid with the split it is measured on and the encoder it starts from.
 
-    table: as cohort.parquet; labels, split_file, files: as in cohort.json. Raises InputError with every problem that the
-    data make of the sweep: an unknown cohort, label or site, a missing label, one class only, too few people, one image
-    of two persons.
+    table: as cohort.parquet; labels, split_file, files: as in cohort.json. Raises InputError with every problem that
+    the data make of the sweep: an unknown cohort, label or site, a missing label, one class only, too few people, one
+    image of two persons.
     """
     planner = _Planner(sweep, table, labels, recipes, split_file)
     planner.names.check_sweep()
@@ -107,6 +108,7 @@ class _Planner:
             stage, split = point["stages"][-1], point["split"]
             if not self.names.check_stage(stage, None) or not self.names.check_split("split", split):
                 continue
+            self.problems += fitted_problems(point, self.labels)
             if split["scheme"] == "file" and not self._folds:
                 self.problems.append(Problem("split.file", "the cohort was read without a split file"))
                 continue
@@ -172,7 +174,9 @@ class _Planner:
         stage["data"] = {key: value for key, value in stage["data"].items() if key not in ("labelled", "unlabelled")}
         recipe = spec["stage"]["data"]["recipe"]
         scans = self._scans_digest(split, recipe, columns_of(spec["stage"], self.labels))
-        return digest([stage, spec["architecture"], spec["seed"], scans, self.recipes.fingerprint[recipe], parent])
+        meaning = {name: [self.labels[name][key] for key in ("kind", "classes")] for name in stage["targets"]}
+        made_from = [scans, meaning, self.recipes.fingerprint[recipe], parent]
+        return digest([stage, spec["architecture"], spec["seed"], *made_from])
 
     def _scans_digest(self, split: _Split, recipe: str, labels: list[str]) -> str:
         """A digest of the scans of a split with their roles, file contents and labels."""

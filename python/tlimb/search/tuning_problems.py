@@ -52,6 +52,9 @@ def _epoch_problems(tuning: dict, where: str, epochs: int | None) -> list[Proble
     """Epochs in which something would begin, in order and within the stage's."""
     problems = []
     listed = tuning["unfreeze"] if isinstance(tuning["unfreeze"], list) else []
+    if isinstance(tuning["unfreeze"], int) and epochs is not None and tuning["unfreeze"] >= epochs:
+        message = f"the first block would train from epoch {tuning['unfreeze'] + 1} on; the stage has {epochs}"
+        problems.append(Problem(f"{where}.unfreeze", message))
     if tuning["unfreeze"] == []:
         problems.append(Problem(f"{where}.unfreeze", "an empty list", "strategy 'frozen' trains the heads alone"))
     for place in range(1, len(listed)):

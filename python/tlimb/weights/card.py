@@ -71,7 +71,7 @@ def _data(facts: dict) -> str:
             text = ", ".join(f"{n} {one}" for one, n in label["classes"].items())
         else:
             text = f"{label['n']} scans, mean {label['mean']:.4g}, sd {label['sd']:.3g}"
-            text += f", {label['low']:.4g} to {label['high']:.4g}"
+            text += f", 90 % of them from {label['low']:.4g} to {label['high']:.4g}"
         lines.append(f"`{name}`: {text}.")
     return "\n".join(f"- {line}" for line in lines)
 

@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -11,21 +12,27 @@ from torch import Tensor
 
 from tlimb.architectures.weights import read_weights
 from tlimb.errors import InputError, Problem
-from tlimb.weights.kinds import BUNDLED
+from tlimb.weights.kinds import BUNDLED, lone_file_problems
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "teacher", "model", "network", "net")
 """Keys under which checkpoints keep the weights beside the state of their training; the first one there is taken."""
+
+DAMAGED = "no readable weights: it is no file of torch, or a damaged one"
 
 
 def read_checkpoint(path, written: str | None = None) -> dict[str, Tensor]:
     """The tensors of published weights by their names: a .safetensors file, a file of torch (a state dict, plain or
     within a checkpoint such as Lightning's), a MONAI bundle as a folder or zip.
 
-    written: what messages call it. Raises InputError for a file that holds no tensors or Python objects beside them.
+    written: what messages call it. Raises InputError for a file that holds no tensors or Python objects beside them,
+    and for one of a folder of tlimb given alone: whom it was trained on is known to the folder only.
     """
     path, written = Path(path), written or str(path)
     if path.is_dir():
         return read_checkpoint(path / BUNDLED, f"{written}/{BUNDLED}")
+    alone = lone_file_problems(path, written, written)
+    if alone:
+        raise InputError(alone)
     if path.suffix == ".safetensors":
         return read_weights(path)
     content = _load(_unzipped(path, written) if path.suffix == ".zip" else path, written)
@@ -51,12 +58,24 @@ def _unzipped(path: Path, written: str) -> io.BytesIO:
 
 def _load(source, written: str):
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*looks like a TorchScript archive", UserWarning)
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError([_pickled(written, str(error))]) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError([Problem(written, f"no readable weights: {reason}")]) from None
+    except OSError as error:
+        raise InputError([Problem(written, f"cannot be read: {error}")]) from None
+    except RuntimeError as error:
+        problem = _program(written) if "TorchScript" in str(error) else Problem(written, DAMAGED)
+        raise InputError([problem]) from None
+    except (EOFError, ValueError, LookupError):
+        raise InputError([Problem(written, DAMAGED)]) from None
+
+
+def _program(written: str) -> Problem:
+    """The advice for TorchScript, whatever its name ends with."""
+    hint = f"a bundle has them in {BUNDLED}; else `torch.save(torch.jit.load(path).state_dict(), 'weights.pt')`"
+    return Problem(written, "is a program with weights; expected the weights alone", hint)
 
 
 def _pickled(written: str, error: str) -> Problem:
@@ -64,7 +83,7 @@ def _pickled(written: str, error: str) -> Problem:
     named = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)|Unsupported operand (\d+)", error)
     found = next(filter(None, named.groups()), "") if named else ""
     if not found or found.isdigit():
-        return Problem(written, "no readable weights: it is no file of torch, or a damaged one")
+        return Problem(written, DAMAGED)
     message = f"holds Python objects ({found}) beside tensors, which are not read, for reading them may run any code"
     hint = (
         "where you trust the file, save its tensors alone, with the packages it was made by: "

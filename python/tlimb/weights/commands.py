@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from tlimb.command import told_plainly
-from tlimb.errors import InputError, Problem
+from tlimb.errors import InputError, Problem, nearest
 from tlimb.weights.kinds import file_problems, tlimb_kind
 from tlimb.weights.names import is_map_file, read_pairs
 from tlimb.weights.ready_maps import READY_MAPS
@@ -63,9 +63,19 @@ def _architecture(written: str) -> dict:
     if not written.lstrip().startswith("{"):
         return {"class_path": written, "init_args": {}}
     try:
-        return {"init_args": {}} | json.loads(written)
+        found = {"init_args": {}} | json.loads(written)
     except json.JSONDecodeError as error:
         raise InputError([Problem("--architecture", f"not valid JSON: {error}")]) from None
+    keys = ("class_path", "init_args")
+    problems = [Problem(f"--architecture.{key}", "no such key", nearest(key, keys)) for key in found if key not in keys]
+    if not isinstance(found.get("class_path"), str):
+        message = "missing" if "class_path" not in found else f"found {found['class_path']!r}"
+        problems.append(Problem("--architecture.class_path", f"{message}; expected a class's name", 'such as "ResNet"'))
+    if not isinstance(found["init_args"], dict):
+        problems.append(Problem("--architecture.init_args", f"expected an object, found {found['init_args']!r}"))
+    if problems:
+        raise InputError(problems)
+    return found
 
 
 def _shape(written: str | None) -> tuple[int, ...]:

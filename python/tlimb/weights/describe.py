@@ -7,13 +7,17 @@ import torch
 from torch import Tensor
 
 from tlimb.architectures.build import build_network
+from tlimb.config import Weights
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.scenarios.job import Pretrained, read_pretrained
 from tlimb.weights.checkpoint import read_checkpoint
 from tlimb.weights.kinds import tlimb_kind
-from tlimb.weights.match import COUNTER, Report, best_match, match, recognised
+from tlimb.weights.match import COUNTER, Match, Report, best_match, fitting_parts, match, recognised, wrong_numbers
 from tlimb.weights.names import Pairs
 from tlimb.weights.ready_maps import READY_MAPS
+
+SHOWN = 10
+"""Names told of many."""
 
 
 def described(path: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -63,15 +67,31 @@ def tried(
     modules = dict(encoder.named_modules())
     if part is not None and part not in modules:
         raise InputError([Problem("--part", f"the encoder has no part '{part}'", nearest(part, modules))])
-    module = encoder if part is None else modules[part]
-    report = (best_match(module, tensors) if pairs is None else match(module, tensors, pairs, map_name)).report
-    return [f"into {architecture['class_path']}{f', {part}' if part else ''}: {report}", *_details(report)]
+
+    def meet(module: torch.nn.Module) -> Match:
+        return best_match(module, tensors) if pairs is None else match(module, tensors, pairs, map_name)
+
+    report = meet(encoder if part is None else modules[part]).report
+    lines = [f"into {architecture['class_path']}{f', {part}' if part else ''}: {report}", *_details(report)]
+    usual = Weights().minimum
+    if report.share < usual:
+        lines.append(f"  would be refused: {report.share:.1%} of the parameters, where at least {usual:.0%} must match")
+        others = fitting_parts(encoder, meet) if part is None else {}
+        lines += [f"  --part {name} would get {share:.0%}" for name, share in others.items() if share >= usual]
+    return lines
 
 
 def _details(report: Report) -> list[str]:
     lines = [f"  map {report.map}"] if report.map else []
     lines += [f"  names begin with '{report.prefix}'"] if report.prefix else []
     lines += [f"  {name}: {', '.join(ways)}" for name, ways in report.reshaped.items()]
-    lines += [f"  missing: {name}" for name in report.missing]
-    lines += [f"  another shape: {name}: {text}" for name, text in report.mismatched.items()]
-    return lines + [f"  unexpected: {name}" for name in report.unexpected]
+    lines += _some("missing", report.missing)
+    lines += _some("another shape", [f"{name}: {text}" for name, text in report.mismatched.items()])
+    lines += _some("unexpected", report.unexpected)
+    return lines + [f"  would be refused: {problem}" for problem in wrong_numbers(report, "the file")]
+
+
+def _some(what: str, items: list[str]) -> list[str]:
+    """The first of many items, a line each, and how many more there are."""
+    more = [f"  {what}: {len(items) - SHOWN} more"] if len(items) > SHOWN else []
+    return [f"  {what}: {item}" for item in items[:SHOWN]] + more

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tlimb.errors import InputError, Problem, nearest
+from tlimb.files import MADE_BY
 from tlimb.weights.names import is_map_file, read_pairs
 
 TORCH = (".pt", ".pth", ".bin", ".ckpt", ".p", ".tar")
@@ -39,6 +40,29 @@ def map_problems(written, where: str, file: Path | None = None) -> list[Problem]
     return []
 
 
+def lone_file_problems(path: Path, written: str, where: str) -> list[Problem]:
+    """That a file which belongs to a folder of tlimb is given without it, told by the folder that the file lies in (the
+    one that a link leads to) or by the mark of a copy."""
+    if path.suffix not in (".json", ".safetensors"):
+        return []
+    lies_in_one = tlimb_kind(path.resolve().parent) is not None
+    if not lies_in_one and not (path.suffix == ".safetensors" and _has_mark(path)):
+        return []
+    what = "lies in a folder of tlimb; name the folder" if lies_in_one else "is tlimb's; name the folder it came in"
+    return [Problem(where, f"{written} {what}", "its preprocessing and the persons it has seen are checked then")]
+
+
+def _has_mark(path: Path) -> bool:
+    """Whether a .safetensors file bears the mark; a damaged one is told when it is read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return MADE_BY.items() <= (file.metadata() or {}).items()
+    except (OSError, SafetensorError):
+        return False
+
+
 def _path_problems(path: Path, written: str, where: str) -> list[Problem]:
     if not path.exists():
         siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -46,9 +70,9 @@ def _path_problems(path: Path, written: str, where: str) -> list[Problem]:
         return [Problem(where, f"{written} does not exist", hint)]
     if path.is_dir():
         return _folder_problems(path, written, where)
-    if path.suffix in (".json", ".safetensors") and tlimb_kind(path.parent):
-        hint = "its preprocessing and the persons it has seen are checked then"
-        return [Problem(where, f"{written} lies in a folder of tlimb; name the folder", hint)]
+    alone = lone_file_problems(path, written, where)
+    if alone:
+        return alone
     if path.suffix == ".ts":
         message = f"{written} is a program with weights; expected the weights alone"
         return [Problem(where, message, f"a bundle has them in {BUNDLED}")]

@@ -1,7 +1,9 @@
 """Tensors from elsewhere met with a module's by name and shape, told in a report, and copied whole or not at all."""
 
+import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isqrt
 
@@ -16,6 +18,9 @@ from tlimb.weights.shapes import absorbed_biases, first_convolution, reshaped, r
 COUNTER = "num_batches_tracked"
 """What batch norms count; it changes nothing and is never reported."""
 
+STATISTICS = ("running_mean", "running_var")
+"""What a batch norm divides by once trained: parts of no share, without which its weight means nothing."""
+
 SHOWN = 8
 """Names that a message lists before it says how many more there are."""
 
@@ -26,7 +31,8 @@ class Report:
 
     missing: only in the module. mismatched: name -> both shapes. reshaped: name -> how its tensor was made to fit.
     share: of the module's parameters (numbers, not tensors) that the file gives. prefix: what precedes the names in the
-    file. map: the ready map used, if any.
+    file. map: the ready map used, if any. lost: those of `unexpected` that belong to a layer whose weight matched.
+    rivals: other prefixes under which the file has as much of the module.
     """
 
     matched: list[str]
@@ -37,6 +43,8 @@ class Report:
     share: float
     prefix: str = ""
     map: str | None = None
+    lost: list[str] = field(default_factory=list)
+    rivals: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = Counter(way for ways in self.reshaped.values() for way in ways)
@@ -69,7 +77,7 @@ def match(module: nn.Module, tensors: dict[str, Tensor], pairs: Pairs = (), map_
     own = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(COUNTER)}
     renamed = {new: tensors[old] for new, old in translated(tensors, pairs).items()}
     given = {name: tensor for name, tensor in renamed.items() if not name.endswith(COUNTER)}
-    prefix, stem = _prefix(given, own)
+    (prefix, stem), rivals = _prefix(given, own)
     named = {stem + name.removeprefix(prefix): name for name in given if name.startswith(prefix)}
     prepared, ways = _prepared(module, own, {name: given[old] for name, old in named.items()})
     first, fitted, mismatched = first_convolution(module), {}, {}
@@ -91,6 +99,8 @@ def match(module: nn.Module, tensors: dict[str, Tensor], pairs: Pairs = (), map_
         share=_share(module, fitted),
         prefix=prefix,
         map=map_name,
+        lost=[old for name, old in named.items() if old not in used and _weight_beside(name) in fitted],
+        rivals=rivals,
     )
     counters = [name for name in module.state_dict() if name not in own and prefix + name.removeprefix(stem) in renamed]
     return Match(report, fitted | {name: renamed[prefix + name.removeprefix(stem)] for name in counters})
@@ -152,8 +162,9 @@ def _has_class_position(given: Tensor, own: Tensor) -> bool:
     return n == own.shape[1] + 1 or (isqrt(n - 1) ** 2 == n - 1 and isqrt(n) ** 2 != n)
 
 
-def _prefix(given: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[str, str]:
-    """What to take off the file's names, and what to put before them, so that the most numbers find their name.
+def _prefix(given: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[tuple[str, str], list[str]]:
+    """What to take off the file's names, and what to put before them, so that the most numbers find their name; and the
+    other prefixes that do as well and hold other numbers, where it is at least half of the module.
 
     All names of the module may share a first part (``model.`` of a wrapped network), which files need not have.
     """
@@ -167,7 +178,20 @@ def _prefix(given: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[str, str]
             for stem in candidates:
                 if stem + rest in own:
                     votes[name.removesuffix(rest), stem] += own[stem + rest].numel()
-    return max(votes, key=lambda one: (votes[one], -len(one[0]) - len(one[1])))
+    best = max(votes, key=lambda one: (votes[one], -len(one[0]) - len(one[1])))
+    if 2 * votes[best] < sum(tensor.numel() for tensor in own.values()):
+        return best, []
+    equal = dict.fromkeys(prefix for prefix, stem in votes if votes[prefix, stem] == votes[best])
+    return best, [prefix for prefix in equal if _are_two(given, best[0], prefix)]
+
+
+def _are_two(given: dict[str, Tensor], first: str, second: str) -> bool:
+    """Whether two prefixes are of two networks: neither lies within the other, and their numbers differ."""
+    if first.startswith(second) or second.startswith(first):
+        return False
+    ends = [name.removeprefix(first) for name in given if name.startswith(first)]
+    pairs = [(given[first + end], given[second + end]) for end in ends if second + end in given]
+    return any(one.shape != other.shape or bool((one != other).any()) for one, other in pairs)
 
 
 def copy_matched(module: nn.Module, matched: Match) -> None:
@@ -177,17 +201,69 @@ def copy_matched(module: nn.Module, matched: Match) -> None:
         module.load_state_dict(whole | matched.tensors)
 
 
-def require_share(matched: Match, minimum: float, source: str, part: str, others: dict[str, float]) -> None:
-    """Raises InputError, with the nearest names for those that are missing, where a file gives too little.
+def require_share(
+    matched: Match, minimum: float, source: str, part: str, others: dict[str, float], why: str = ""
+) -> None:
+    """Raises InputError where a file gives too little, with the nearest names for those that are missing, and, however
+    much it gives, for what `wrong_numbers` tells.
 
     part: what messages call the module. others: other parts of the encoder that the file would fill -> their share.
+    why: the reason for `minimum` where it is not the sweep's own.
     """
-    report = matched.report
-    if report.share >= minimum:
-        return
-    message = f"gives {report.share:.1%} of the parameters of {part}, and at least {minimum:.0%} must match: {report}"
+    problems = _too_little(matched.report, minimum, source, part, others, why) if matched.report.share < minimum else []
+    problems += wrong_numbers(matched.report, source)
+    if problems:
+        raise InputError(problems)
+
+
+def fitting_parts(encoder: nn.Module, meet: Callable[[nn.Module], Match]) -> dict[str, float]:
+    """Parts of an encoder that weights may be meant for -> the share that they would be given: children that hold at
+    least a fifth of its parameters. meet: matches the weights with a module."""
+    fifth = sum(map(torch.numel, encoder.parameters())) / 5
+    large = [(name, of) for name, of in encoder.named_children() if sum(map(torch.numel, of.parameters())) >= fifth]
+    return {name: meet(module).report.share for name, module in large}
+
+
+def wrong_numbers(report: Report, source: str) -> list[Problem]:
+    """Why a module would compute something else than the file's network did, though its parameters are filled: batch
+    norms without their statistics, tensors of matched layers for which it has no place, two networks in one file."""
+    problems = []
+    bare = [name for name in report.missing if name.endswith(STATISTICS) and _weight_beside(name) in report.matched]
+    if bare:
+        message = f"has weights of batch norms without what they divide by: {_listed(bare)}"
+        problems.append(Problem(source, message, "save buffers beside parameters, as `state_dict()` does"))
+    if report.lost:
+        note = READY_MAPS[report.map].note if report.map else ""
+        message = f"has tensors that its layers need and the network has no place for: {_listed(report.lost)}"
+        otherwise = "set the encoder's arguments to those of the file's network"
+        problems.append(Problem(source, message, f"{READY_MAPS[report.map].title}: {note}" if note else otherwise))
+    if report.rivals:
+        names = ", ".join(f"'{prefix}'" for prefix in (report.prefix, *report.rivals))
+        message = f"holds more than one network, each of which would fit: {names}"
+        dropped = json.dumps({f"^{re.escape(prefix)}": None for prefix in report.rivals})
+        translates = report.map is not None and READY_MAPS[report.map].pairs
+        hint = "save the tensors of one alone" if translates else f"keep one, such as by weights.map {dropped}"
+        problems.append(Problem(source, message, hint))
+    return problems
+
+
+def _weight_beside(name: str) -> str:
+    """The name of the weight of the layer that a tensor is of."""
+    return ".".join([*name.split(".")[:-1], "weight"])
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _too_little(
+    report: Report, minimum: float, source: str, part: str, others: dict[str, float], why: str
+) -> list[Problem]:
+    needed = why or f"at least {minimum:.0%} must match"
+    message = f"gives {report.share:.1%} of the parameters of {part}, and {needed}: {report}"
     hints = [f'weights.part "{name}" would get {share:.0%}' for name, share in others.items() if share >= minimum]
-    otherwise = "lower weights.minimum, or translate names by weights.map"
+    otherwise = "translate names by weights.map" if why else "lower weights.minimum, or translate names by weights.map"
     problems = [Problem(source, message, "; ".join(hints) or otherwise)]
     for name in report.missing[:SHOWN]:
         problems.append(Problem(name, "missing in the file", _nearest_name(name, report.unexpected)))
@@ -196,7 +272,7 @@ def require_share(matched: Match, minimum: float, source: str, part: str, others
     more = len(report.missing) + len(report.mismatched) - (len(problems) - 1)
     if more > 0:
         problems.append(Problem(source, f"{more} more names are missing or of another shape"))
-    raise InputError(problems)
+    return problems
 
 
 def _nearest_name(name: str, names: list[str]) -> str:

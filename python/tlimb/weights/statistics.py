@@ -1,4 +1,8 @@
-"""What a set of weights was trained on, in numbers of groups: nobody can be found in them."""
+"""What a set of weights was trained on, in numbers of groups.
+
+No number is a single person's by name, but small groups tell of their members: a class of one scan says that there was
+one such person, and percentiles of few scans lie near single values.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -14,12 +18,16 @@ if TYPE_CHECKING:
 SCANS = 64
 """Training scans whose intensities are looked at: enough for two digits, and no second pass over the data."""
 
+PERCENTILES = (5, 95)
+"""Of quantities, in place of their least and greatest value."""
+
 
 def statistics(run: "StageRun", view: View) -> dict:
     """Data statistics of a stage's training part, as model.json keeps them.
 
     intensity: mean and sd of what the network sees of up to 64 training scans, spread evenly over them. labels: number,
-    mean, sd and range of quantities, the number with each class, the number of events of times.
+    mean, sd, 5th (low) and 95th (high) percentile of quantities, not their extremes, which are single persons'
+    values; the number with each class; the number of events of times.
     """
     train = run.rows[run.rows["role"] == "train"]
     labels = {name: _label(train[name], run.labels[name]["kind"]) for name in run.stage["targets"]}
@@ -52,5 +60,6 @@ def _label(column: pd.Series, kind: str) -> dict:
     values = known.astype("float64")
     events = {"events": int((values > 0).sum())} if kind == "survival" else {}
     values = values.abs() if kind == "survival" else values
-    spread = {"mean": values.mean(), "sd": values.std(ddof=0), "low": values.min(), "high": values.max()}
+    low, high = np.percentile(values, PERCENTILES)
+    spread = {"mean": values.mean(), "sd": values.std(ddof=0), "low": low, "high": high}
     return {"n": len(known), **{key: float(value) for key, value in spread.items()}, **events}
