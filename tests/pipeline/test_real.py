@@ -48,6 +48,7 @@ def test_the_failing_scan_and_the_failing_trial_are_listed_with_their_reasons_an
     assert all(failure["reason"] for kind in ("scans", "trials") for failure in failures[kind])
     models = [json.loads(path.read_text()) for path in (run.folder / "results" / "models").glob("*/model.json")]
     assert sorted(model["status"] for model in models) == ["failed", "ok", "ok"]
+    assert "1 trial failed, the first because: diverged: " in run.text
 
 
 def test_resuming_repeats_nothing(run, nextflow):

@@ -32,6 +32,13 @@ def test_a_way_to_tune_is_named_by_what_it_does(document):
     ]
 
 
+def test_heads_are_named_by_their_form_and_their_bins(document):
+    document["stages"][1]["targets"] = "age"
+    heads = [{}, {"age": {"class_path": "MLPHead"}}, {"age": {"bins": {"low": 20.0, "high": 90.0, "width": 5.0}}}]
+    names = [name for name, _ in names_of(document, [{"heads": one} for one in heads])]
+    assert len(set(names)) == 3 and "MLPHead" in names[1] and "width 5" in names[2]
+
+
 @pytest.mark.parametrize(
     ("tuning", "words"),
     [

@@ -126,8 +126,10 @@ def _start(trial: dict) -> str:
 
 def _collect(found: dict, path: Path, value) -> None:
     if isinstance(value, dict) and "class_path" in value:
-        found[path] = class_name(value)
-        value = value.get("init_args", {})
+        if value["class_path"] is not None:
+            found[path] = class_name(value)
+        others = {key: item for key, item in value.items() if key not in ("class_path", "init_args")}
+        value = others | value.get("init_args", {})
     if isinstance(value, dict):
         for key, item in value.items():
             _collect(found, (*path, key), item)

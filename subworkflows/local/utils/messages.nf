@@ -11,7 +11,8 @@ def plainCommand(line) {
 def farewell(workflow, outdir) {
     def ranking = file("${outdir}/ranking/ranking.json")
     if (workflow.success && ranking.exists()) {
-        println("\n${readJson(ranking).answer}\nReport: ${file(outdir)}/ranking/report.html")
+        def found = readJson(ranking)
+        println("\n${found.answer}\n${failedTrials(found)}Report: ${file(outdir)}/ranking/report.html")
     }
     else if (!workflow.success) {
         println("\n${longMessage(workflow.errorReport ?: '')}The run stopped early. Put right what is said above and run the same")
@@ -25,4 +26,10 @@ def longMessage(report) {
     def said = folder.collect { path -> file("${path.trim()}/.command.err") }.findAll { path -> path.exists() }
     def lines = said.collectMany { path -> path.readLines() }
     return lines.size() > 50 ? "${lines.join('\n')}\n\n" : ''
+}
+
+// How many trials failed and the first reason, or nothing.
+def failedTrials(ranking) {
+    def failed = ranking.failures?.trials ?: []
+    return failed ? "${failed.size()} trial${failed.size() == 1 ? '' : 's'} failed, the first because: ${failed.first().reason}\n" : ''
 }
