@@ -25,10 +25,10 @@ def test_a_way_to_tune_is_named_by_what_it_does(document):
         {"tuning": {"freeze_up_to": "layer3", "layer_decay": 0.5}},
     ]
     assert names_of(document, ways) == [
-        ("no tuning", "full"),
-        ("ema 0.999", "full + ema"),
-        ("LoRA rank 8", "full + LoRA"),
-        ("frozen up to layer3 + layer decay 0.5", "full + frozen up to layer3"),
+        ("full", "full"),
+        ("full, ema 0.999", "full + ema"),
+        ("full, LoRA rank 8", "full + LoRA"),
+        ("full, frozen up to layer3 + layer decay 0.5", "full + frozen up to layer3"),
     ]
 
 

@@ -76,12 +76,21 @@ def settings_of(trial: dict) -> dict[Path, object]:
     for stage in reversed(spec["stages"]):
         hidden = {"name", "objective", "tuning"} | ({"strategy"} if stage is spec["stages"][-1] else set())
         shown = {"data"} if is_fitted(spec["architecture"]) else set(stage) - hidden
-        _collect(found, (stage["name"],), {key: value for key, value in stage.items() if key in shown})
+        _collect(found, (stage["name"],), _told({key: value for key, value in stage.items() if key in shown}))
         if not is_fitted(spec["architecture"]):
             found[stage["name"], "tuning"] = tuning_words(stage.get("tuning", {}))
             _collect(found, (stage["name"], "objective"), stage.get("objective", {}))
     _collect(found, ("split",), {key: value for key, value in spec.get("split", {}).items() if key not in PART})
     return found
+
+
+def _told(stage: dict) -> dict:
+    """A stage without what it says nothing of: a network of its own, weights, keys of these."""
+    told = {key: value for key, value in stage.items() if value is not None or key not in ("architecture", "weights")}
+    weights = told.get("weights")
+    if weights is not None:
+        told["weights"] = {key: value for key, value in weights.items() if value is not None and key != "digest"}
+    return told
 
 
 def differing(settings: dict[str, dict[Path, object]]) -> list[Path]:
@@ -157,7 +166,8 @@ def _key(path: Path) -> str:
 
 def _name(found: dict, paths: list[Path], labels: dict[Path, str]) -> str:
     shown = [path for path in paths if path in found]
-    return ", ".join(_part(path, found[path], labels) for path in shown if not _implied(path, shown))
+    parts = [_part(path, found[path], labels) for path in shown if not _implied(path, shown)]
+    return ", ".join(filter(None, parts))
 
 
 def _implied(path: Path, shown: list[Path]) -> bool:
@@ -169,7 +179,7 @@ def _part(path: Path, value, labels: dict[Path, str]) -> str:
     if value is None:
         return "n all" if path[-1] == "n" else f"no {labels[path]}"
     if path[-1] == "tuning":
-        return " + ".join(value) or "no tuning"
+        return " + ".join(value)
     if path == ("strategy",) or path[-1] in CLASSES or _is_term(path):
         return str(value)
     return f"{labels[path]} {value_text(value)}"
