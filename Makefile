@@ -7,7 +7,8 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 units := OMP_NUM_THREADS=1 pytest -rs -n 2 --dist loadfile tests/python
-runs := pytest -rs tests/slurm tests/pipeline
+runs := pytest -rs -n 2 --dist loadfile tests/pipeline --ignore tests/pipeline/test_slurm.py
+cluster := pytest -rs tests/slurm tests/pipeline/test_slurm.py
 
 .PHONY: demo test test-all nf-test env lock clean
 
@@ -22,11 +23,13 @@ demo/cohorts.csv: | env
 test: env
 	$(units) -m "not long"
 	$(runs) -m "not long"
+	$(cluster) -m "not long"
 	$(MAKE) --no-print-directory nf-test
 
 test-all: env
 	$(units)
 	$(runs)
+	$(cluster)
 	$(MAKE) --no-print-directory nf-test
 
 nf-test: env

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL = json.loads((ROOT / "assets" / "sweeps" / "test.json").read_text())
 NETWORKS_OF_SERIES = ["CNN1D", "TemporalTransformer", "GRU", "LinearBaseline"]
-WAYS = [{"strategy": "scratch"}, {"strategy": "full"}]
+WAYS = [{"strategy": "scratch"}, {"strategy": "scratch", "batch_size": 8}]
 
 
 def small_sweep(**changes) -> dict:
