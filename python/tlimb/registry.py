@@ -115,6 +115,11 @@ def locate(kind: str, class_path: str) -> str:
     return SHORT_NAMES[kind].get(class_path, class_path)
 
 
+def class_name(spec: dict) -> str:
+    """The last part of a class path: `ResNet` for `my_lab.nets.ResNet`."""
+    return spec["class_path"].rsplit(".", 1)[-1]
+
+
 def load(kind: str, class_path: str, trusted=()):
     """The class itself; raises InputError for an untrusted or unknown one."""
     problems = check(kind, class_path, {}, class_path, trusted)

@@ -1,6 +1,5 @@
 """Heads: from what an encoder makes of an image to the outputs for one target, or to what self-supervision compares."""
 
-import torch
 from torch import Tensor, nn
 
 

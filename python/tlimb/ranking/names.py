@@ -2,6 +2,7 @@
 
 from tlimb.files import canonical_json
 from tlimb.ranking.tuning_words import deciding_words, tuning_words
+from tlimb.registry import class_name
 from tlimb.search.combinations import is_fitted
 from tlimb.splits import PART
 
@@ -15,11 +16,6 @@ def strategy_of(trial: dict) -> str:
     last = trial["spec"]["stages"][-1]
     auxiliary = [class_name(term) for term in last.get("objective", {}).get("auxiliary", [])]
     return " + ".join([_start(trial), *deciding_words(last.get("tuning", {})), *auxiliary])
-
-
-def class_name(spec: dict) -> str:
-    """The last part of a class path: `ResNet` for `my_lab.nets.ResNet`."""
-    return spec["class_path"].rsplit(".", 1)[-1]
 
 
 def candidate_names(trials: dict[str, dict]) -> dict[str, str]:

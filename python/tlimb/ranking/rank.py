@@ -8,10 +8,11 @@ from tlimb.errors import InputError, Problem, nearest
 from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS, METRICS
 from tlimb.ranking.answer import answer, cautions
 from tlimb.ranking.compare import Measure, mean_with_interval, paired_difference
-from tlimb.ranking.names import candidate_names, class_name, strategy_of
+from tlimb.ranking.names import candidate_names, strategy_of
 from tlimb.ranking.nested import nested_estimate, preference
 from tlimb.ranking.results import KEY, Results, key_of
 from tlimb.ranking.starts import published_notes
+from tlimb.registry import class_name
 from tlimb.splits import candidate_spec
 
 COLUMNS = (

@@ -1,10 +1,12 @@
 """A stage's ways to tune in words, for names and tables."""
 
+from tlimb.registry import class_name
+
 
 def deciding_words(tuning: dict) -> list[str]:
     """What makes another strategy: which weights train, in which order, and what is kept; without its numbers."""
     adapter, only, block = (tuning.get(key) for key in ("adapter", "only", "freeze_up_to"))
-    words = [_class_name(adapter)] if adapter else []
+    words = [class_name(adapter)] if adapter else []
     words += [f"{only} only"] if only else []
     words += [f"frozen up to {block}"] if block else []
     words += ["head first"] if tuning.get("head_first") else []
@@ -16,7 +18,7 @@ def tuning_words(tuning: dict) -> list[str]:
     """Everything that a stage sets of its tuning, with its numbers; nothing where it leaves all as usual."""
     adapter, average, unfreeze = (tuning.get(key) for key in ("adapter", "average", "unfreeze"))
     arguments = adapter["init_args"].items() if adapter else []
-    words = [" ".join([_class_name(adapter), *(f"{name} {value}" for name, value in arguments)])] if adapter else []
+    words = [" ".join([class_name(adapter), *(f"{name} {value}" for name, value in arguments)])] if adapter else []
     words += [f"{tuning['only']} only"] if tuning.get("only") else []
     words += [f"frozen up to {tuning['freeze_up_to']}"] if tuning.get("freeze_up_to") else []
     words += [f"head first for {tuning['head_first']}"] if tuning.get("head_first") else []
@@ -29,7 +31,3 @@ def tuning_words(tuning: dict) -> list[str]:
     if average:
         words.append(f"ema {average['decay']:g}" if average["kind"] == "ema" else f"swa from epoch {average['start']}")
     return words
-
-
-def _class_name(spec: dict) -> str:
-    return spec["class_path"].rsplit(".", 1)[-1]

@@ -50,7 +50,7 @@ def combination_problems(trial: TrialBase, recipes: dict) -> list[Problem]:
         if i >= first_of(trial.stages):
             architecture = stage.architecture or trial.architecture
             problems += _axes_problems(architecture, stage, i) + _term_problems(architecture, stage, i)
-        anew = i == 0 and not (stage.weights and stage.weights.path)
+        anew = i == 0 and not _published(stage)
         strategy, where = "scratch" if anew else stage.strategy or "full", f"stages[{i}].tuning"
         problems += tuning_problems(stage.tuning.model_dump(), strategy, where, epochs=stage.epochs)
         if i and _starts_from_stage(stage):
@@ -66,8 +66,7 @@ def combination_problems(trial: TrialBase, recipes: dict) -> list[Problem]:
 
 def first_of(stages: list[Stage]) -> int:
     """The first stage that leaves a trace in the result: the last one that starts from scratch or published weights."""
-    published = [stage.weights is not None and stage.weights.path is not None for stage in stages]
-    return max((i for i, stage in enumerate(stages) if stage.strategy == "scratch" or published[i]), default=0)
+    return max((i for i, stage in enumerate(stages) if stage.strategy == "scratch" or _published(stage)), default=0)
 
 
 def is_fitted(architecture: dict) -> bool:
@@ -75,9 +74,14 @@ def is_fitted(architecture: dict) -> bool:
     return registry.locate("architecture", architecture["class_path"]) in FITTED
 
 
+def _published(stage: Stage) -> bool:
+    """Whether a stage names published weights."""
+    return stage.weights is not None and stage.weights.path is not None
+
+
 def _starts_from_stage(stage: Stage) -> bool:
     """Whether a stage, if there is one before it, starts from that one's encoder."""
-    return stage.strategy != "scratch" and not (stage.weights and stage.weights.path)
+    return stage.strategy != "scratch" and not _published(stage)
 
 
 def _label_problems(stage: Stage, i: int, is_last: bool) -> list[Problem]:
@@ -129,7 +133,7 @@ def _start_problems(trial: TrialBase, i: int) -> list[Problem]:
     if stage.strategy == "scratch":
         return []
     problems = _part_problems(stage, where)
-    if stage.weights and stage.weights.path:
+    if _published(stage):
         return problems
     if i == 0:
         reasons = {
@@ -216,7 +220,7 @@ def _term_problems(architecture: ClassSpec, stage: Stage, i: int) -> list[Proble
 
 
 def _objective_problems(stage: Stage, i: int) -> list[Problem]:
-    if stage.strategy != "scratch" and (i or (stage.weights and stage.weights.path)):
+    if stage.strategy != "scratch" and (i or _published(stage)):
         return _anchor_problems(stage, i)
     return [
         Problem(
