@@ -6,14 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from contracts import check_json, check_table
-from training_jobs import LABELS, RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
+from training_jobs import LABELS, RESNET, make_store, make_world, pack_job, pretrain_job, roles, stage, trial_line
 
 from tlimb.architectures.weights import read_weights
 from tlimb.config import Tuning
@@ -21,7 +20,7 @@ from tlimb.data.targets import Target
 from tlimb.errors import InputError
 from tlimb.evaluation.predict import Bootstrap, evaluate
 from tlimb.files import read_json
-from tlimb.scenarios.device import find_device, set_up_torch
+from tlimb.scenarios.device import find_device
 from tlimb.scenarios.finetune import finetune
 from tlimb.persons import person_digest
 from tlimb.scenarios.job import Pretrained, read_pretrained
@@ -42,15 +41,7 @@ SCRATCH = stage("finetune", "diagnosis", strategy="scratch")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A store of two cohorts and one encoder pretrained on age in the first."""
-    set_up_torch(1, training=True)
-    folder = tmp_path_factory.mktemp("world")
-    lifespan, clinic = make_people("lifespan", 24), make_people("clinic", 20, seed=1)
-    make_store(folder / "store", pd.concat([lifespan, clinic], ignore_index=True))
-    line = pretrain_job(folder / "pretrain", roles(lifespan, 5, 5), stage("pretrain", "age", epochs=3))
-    encoder = pretrain(folder / "pretrain", folder / "store", None, folder / "encoders", Settings(CPU))
-    return SimpleNamespace(
-        folder=folder, store=folder / "store", lifespan=lifespan, table=roles(clinic, 5, 5), line=line, encoder=encoder
-    )
+    return make_world(tmp_path_factory.mktemp("world"), epochs=3)
 
 
 def train(world, folder, trials, table=None, **settings) -> list[dict]:

@@ -1,7 +1,6 @@
 """Trainings that start from published weights: what is checked first, and what their models say of it."""
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ import torch
 from contracts import check_json
 from safetensors.torch import save_file
 from torch import nn
-from training_jobs import RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
+from training_jobs import RESNET, make_people, make_world, pack_job, pretrain_job, roles, stage, trial_line
 
 from tlimb.architectures.network import Network
 from tlimb.architectures.resnet import ResNet
@@ -18,7 +17,6 @@ from tlimb.architectures.weights import read_weights, save_weights
 from tlimb.config import Weights
 from tlimb.errors import InputError
 from tlimb.files import read_json, write_json
-from tlimb.scenarios.device import set_up_torch
 from tlimb.scenarios.finetune import finetune
 from tlimb.scenarios.job import named_files, read_pretrained, start_digest
 from tlimb.scenarios.pretrain import pretrain
@@ -39,16 +37,10 @@ def narrow() -> ResNet:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A store of two cohorts, one encoder pretrained on age in the first, one file that somebody else made."""
-    set_up_torch(1, training=True)
-    folder = tmp_path_factory.mktemp("world")
-    lifespan, clinic = make_people("lifespan", 24), make_people("clinic", 20, seed=1)
-    make_store(folder / "store", pd.concat([lifespan, clinic], ignore_index=True))
-    line = pretrain_job(folder / "pretrain", roles(lifespan, 5, 5), stage("pretrain", "age", epochs=1))
-    encoder = pretrain(folder / "pretrain", folder / "store", None, folder / "encoders", Settings(CPU))
+    made = make_world(tmp_path_factory.mktemp("world"), epochs=1)
     torch.manual_seed(5)
-    save_file({f"net.{name}": one for name, one in narrow().state_dict().items()}, folder / "others.safetensors")
-    table = roles(clinic, 5, 5)
-    return SimpleNamespace(folder=folder, store=folder / "store", table=table, line=line, encoder=encoder, lifespan=lifespan)
+    save_file({f"net.{name}": one for name, one in narrow().state_dict().items()}, made.folder / "others.safetensors")
+    return made
 
 
 def started(world, folder, path, table=None, target="diagnosis", **changes) -> dict:

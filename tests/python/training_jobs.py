@@ -1,5 +1,7 @@
 """Small stores and job folders for the tests of training: real files as the steps before training write them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 
@@ -200,3 +202,24 @@ def pack_job(folder, table: pd.DataFrame, trials: list[dict]) -> None:
     write_parquet(folder / "table.parquet", table.assign(**{name: table[name].mask(unseen) for name in targets}))
     write_parquet(folder / "table-validation.parquet", table[table["role"] == "validation"])
     write_parquet(folder / "table-test.parquet", table[unseen])
+
+
+def make_world(folder, epochs: int) -> SimpleNamespace:
+    """A store of two cohorts and one encoder pretrained on age in the first.
+
+    Its folder, the store's, the people of the first cohort, the split of the second, the pretraining's line and encoder.
+    """
+    import torch
+
+    from tlimb.scenarios.device import set_up_torch
+    from tlimb.scenarios.pretrain import pretrain
+    from tlimb.scenarios.results import Settings
+
+    set_up_torch(1, training=True)
+    lifespan, clinic = make_people("lifespan", 24), make_people("clinic", 20, seed=1)
+    make_store(folder / "store", pd.concat([lifespan, clinic], ignore_index=True))
+    line = pretrain_job(folder / "pretrain", roles(lifespan, 5, 5), stage("pretrain", "age", epochs=epochs))
+    settings = Settings(torch.device("cpu"))
+    encoder = pretrain(folder / "pretrain", folder / "store", None, folder / "encoders", settings)
+    facts = {"lifespan": lifespan, "table": roles(clinic, 5, 5), "line": line, "encoder": encoder}
+    return SimpleNamespace(folder=folder, store=folder / "store", **facts)
