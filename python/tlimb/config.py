@@ -136,21 +136,29 @@ AnyRecipe = Annotated[
 ]
 
 
+Where = dict[str, Annotated[list[str], _ONE_OR_SEVERAL, Field(min_length=1)]]
+"""Label column of classes -> the classes wanted, as text."""
+
+
 class Labelled(Settings):
     """The labelled scans of a stage: cohorts, modalities (all that the recipe's kind can take where null), an optional
-    number of persons drawn from them, and what to do with a scan that lacks a needed label."""
+    number of persons drawn from them, and what to do with a scan that lacks a needed label: `drop` leaves it out,
+    `mask` keeps it where it has another target, which alone it counts for. where: only scans of these classes."""
 
     cohort: Names
     modality: Names | None = None
+    where: Where = {}
     n: Count | None = None
-    missing: Literal["error", "drop"] = "error"
+    missing: Literal["error", "drop", "mask"] = "error"
 
 
 class Unlabelled(Settings):
-    """The scans of a stage that learns without labels: cohorts, modalities, an optional number of persons."""
+    """Scans that are learned from without labels: cohorts, modalities, an optional number of persons. where: only scans
+    of these classes."""
 
     cohort: Names
     modality: Names | None = None
+    where: Where = {}
     n: Count | None = None
 
 
@@ -164,12 +172,17 @@ class Hooks(Settings):
 class Data(Settings):
     """The data of a stage: who, preprocessed how, drawn in which order, normalised, augmented and presented how.
 
-    labelled: the scans of a stage with targets. unlabelled: those of one without. normalise: fitted on the training
-    scans and saved with the model. augment: applied to training batches on the device, in this order.
+    labelled: the scans of a stage with targets. unlabelled: those of one without; beside `labelled`, more scans that
+    train without labels. source, target: labelled scans of one domain and scans of another, to which the network is to
+    be adapted without labels: it is selected on people of the source and tested on people of the target. normalise:
+    fitted on the training scans and saved with the model. augment: applied to training batches on the device, in this
+    order.
     """
 
     labelled: Labelled | None = None
     unlabelled: Unlabelled | None = None
+    source: Labelled | None = None
+    target: Unlabelled | None = None
     recipe: str = "default"
     module: ClassSpec = ClassSpec(class_path="BaseDataModule")
     dataset: ClassSpec = ClassSpec(class_path="ScanDataset")
@@ -179,9 +192,13 @@ class Data(Settings):
     hooks: Hooks = Hooks()
 
     @model_validator(mode="after")
-    def _one_role(self):
-        if (self.labelled is None) == (self.unlabelled is None):
-            raise ValueError("expected `labelled` or `unlabelled`, one of them")
+    def _roles(self):
+        if (self.source is None) != (self.target is None):
+            raise ValueError("expected `source` and `target`, both of them or none")
+        if self.source is not None and (self.labelled is not None or self.unlabelled is not None):
+            raise ValueError("expected `labelled` and `unlabelled`, or `source` and `target`, not both pairs")
+        if self.source is None and self.labelled is None and self.unlabelled is None:
+            raise ValueError("expected `labelled`, `unlabelled` or both, or `source` and `target`")
         return self
 
 
@@ -261,13 +278,74 @@ class Tuning(Settings):
     adapter: ClassSpec | None = None
     reinitialise: Index = 0
     average: Average | None = None
+    stochnorm: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class Ramp(Settings):
+    """A weight that moves from `start` to `end` in the first share `until` of all training steps, and stays there.
+
+    With x from 0 at the first step to 1 at the end of that share, the weight is start + (end - start) f(x):
+    linear: f = x. cosine: f = (1 - cos(pi x)) / 2. sigmoid: f = exp(-5 (1 - x)^2), which begins at 0.0067 (Laine, Aila
+    2017). dann: f = 2 / (1 + exp(-10 x)) - 1, which ends at 0.9999 (Ganin et al. 2016). step: f = 0 before the end of
+    that share, then 1.
+    """
+
+    ramp: Literal["linear", "cosine", "sigmoid", "dann", "step"] = "linear"
+    start: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    end: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Ramp
+
+
+class TermSpec(ClassSpec):
+    """An auxiliary term: its class, and its weight in the sum, a number or a ramp; the class's usual one where null."""
+
+    weight: Weight | None = None
+
+
+def _kind_of_primary(value) -> str:
+    each = isinstance(value, dict) and "class_path" not in value
+    return "each" if each else "one"
+
+
+Primary = Annotated[
+    Annotated[ClassSpec, Tag("one")] | Annotated[dict[str, ClassSpec], Tag("each")], Discriminator(_kind_of_primary)
+]
 
 
 class Objective(Settings):
-    """One primary term (chosen by the kind of target where null) and any number of auxiliary ones."""
+    """One primary term and any number of auxiliary ones.
 
-    primary: ClassSpec | None = None
-    auxiliary: list[ClassSpec] = []
+    primary: one loss for all targets, or one for each by its name; of a target that is not named, and where null, the
+    usual one of its kind. primary_weight: of the primary term in the sum. combine: how the losses of several targets
+    become one, their mean where null.
+    """
+
+    primary: Primary | None = None
+    primary_weight: Weight = 1.0
+    combine: ClassSpec | None = None
+    auxiliary: list[TermSpec] = []
+
+
+class Trainer(Settings):
+    """How a stage is trained by Lightning.
+
+    precision: 32 bits, or bfloat16 or float16 where that is safe and 32 bits elsewhere. accumulate: batches whose
+    gradients are added up for a step. max_hours: training ends after the epoch in which this time is reached, with what
+    is best then. devices: processes, each with a GPU of its own where there are GPUs; each is given its part of every
+    batch. strategy: whole copies of the network on each device (ddp), or its parts (fsdp). deterministic: the same
+    numbers on each run of a GPU. keep: the weights of the best epoch by `monitor`, or of the last one.
+    """
+
+    precision: Literal["32", "bf16", "16"] = "32"
+    accumulate: Count = 1
+    max_hours: Annotated[float, Field(gt=0)] | None = None
+    devices: Count = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    deterministic: bool = True
+    keep: Literal["best", "last"] = "best"
 
 
 class EarlyStopping(Settings):
@@ -315,6 +393,9 @@ class Stage(Settings):
 
     architecture: of a stage before the last, where it is not the sweep's. strategy: scratch ignores what the stage
     could start from, direct trains nothing, frozen trains the heads alone, full everything that `tuning` leaves.
+    scenario: how batches are made of the stage's scans and trained on; Simultaneous where there are two sets of scans,
+    else Sequential. callbacks: Lightning's or your own. fisher: of a stage before the last, keep what the term EWC of
+    the next one needs.
     """
 
     name: str
@@ -331,6 +412,10 @@ class Stage(Settings):
     optimizer: ClassSpec = ClassSpec(class_path="AdamW", init_args={"lr": 1e-3})
     scheduler: ClassSpec | None = None
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    scenario: ClassSpec | None = None
+    trainer: Trainer = Trainer()
+    callbacks: list[ClassSpec] = []
+    fisher: bool = False
     early_stopping: EarlyStopping | None = None
     monitor: str = "validation_loss"
     split: Split | None = None

@@ -79,12 +79,55 @@ SHORT_NAMES = {
         "MixUp": "tlimb.data.augment.mixup.MixUp",
     },
     "objective": {
+        "MeanSquaredError": "tlimb.objectives.mean_squared_error.MeanSquaredError",
+        "MeanAbsoluteError": "tlimb.objectives.mean_absolute_error.MeanAbsoluteError",
+        "Huber": "tlimb.objectives.huber.Huber",
+        "CrossEntropy": "tlimb.objectives.cross_entropy.CrossEntropy",
+        "Focal": "tlimb.objectives.focal.Focal",
+        "SoftBins": "tlimb.objectives.soft_bins.SoftBins",
+        "Ordinal": "tlimb.objectives.ordinal.Ordinal",
+        "MultiLabel": "tlimb.objectives.multilabel.MultiLabel",
+        "Cox": "tlimb.objectives.cox.Cox",
         "L2SP": "tlimb.objectives.l2sp.L2SP",
+        "DELTA": "tlimb.objectives.delta.DELTA",
+        "EWC": "tlimb.objectives.ewc.EWC",
+        "FeatureDistillation": "tlimb.objectives.feature_distillation.FeatureDistillation",
+        "BSS": "tlimb.objectives.bss.BSS",
+        "CoTuning": "tlimb.objectives.co_tuning.CoTuning",
         "L1Weights": "tlimb.objectives.l1.L1Weights",
         "L1Code": "tlimb.objectives.l1.L1Code",
         "Reconstruction": "tlimb.objectives.reconstruction.Reconstruction",
         "KLDivergence": "tlimb.objectives.kl_divergence.KLDivergence",
+        "MaskedAutoencoder": "tlimb.objectives.masked_autoencoder.MaskedAutoencoder",
+        "SimCLR": "tlimb.objectives.simclr.SimCLR",
+        "VICReg": "tlimb.objectives.vicreg.VICReg",
+        "BarlowTwins": "tlimb.objectives.barlow_twins.BarlowTwins",
+        "BYOL": "tlimb.objectives.byol.BYOL",
+        "YAware": "tlimb.objectives.y_aware.YAware",
+        "RotationPrediction": "tlimb.objectives.rotation_prediction.RotationPrediction",
+        "TransformPrediction": "tlimb.objectives.transform_prediction.TransformPrediction",
+        "TransformConsistency": "tlimb.objectives.transform_consistency.TransformConsistency",
+        "MeanTeacher": "tlimb.objectives.mean_teacher.MeanTeacher",
+        "FixMatch": "tlimb.objectives.fixmatch.FixMatch",
+        "DANN": "tlimb.objectives.dann.DANN",
+        "CDAN": "tlimb.objectives.cdan.CDAN",
+        "MMD": "tlimb.objectives.mmd.MMD",
+        "DeepCORAL": "tlimb.objectives.deep_coral.DeepCORAL",
+        "MDD": "tlimb.objectives.mdd.MDD",
+        "AdversarialRemoval": "tlimb.objectives.adversarial_removal.AdversarialRemoval",
+        "CorrelationPenalty": "tlimb.objectives.correlation_penalty.CorrelationPenalty",
     },
+    "combination": {
+        "WeightedSum": "tlimb.objectives.weighted_sum.WeightedSum",
+        "UncertaintyWeighting": "tlimb.objectives.uncertainty_weighting.UncertaintyWeighting",
+        "GradNorm": "tlimb.objectives.gradnorm.GradNorm",
+        "PCGrad": "tlimb.objectives.pcgrad.PCGrad",
+    },
+    "scenario": {
+        "Sequential": "tlimb.scenarios.sequential.Sequential",
+        "Simultaneous": "tlimb.scenarios.simultaneous.Simultaneous",
+    },
+    "callback": {},
     "optimizer": {
         "Adam": "torch.optim.adam.Adam",
         "AdamW": "torch.optim.adamw.AdamW",
@@ -99,13 +142,14 @@ SHORT_NAMES = {
 }
 """What a short name stands for, by the place of the sweep in which it may stand."""
 
-TRUSTED = ("tlimb", "torch", "monai", "timm")
+TRUSTED = ("tlimb", "torch", "lightning", "monai", "timm")
 """Top-level modules whose classes may be named by import path; others need `trusted_modules`."""
 
 GIVEN = {
     *("self", "params", "optimizer", "in_channels", "input_shape", "recipe"),
     *("encoder", "outputs", "module", "epochs"),
     *("rows", "targets", "images", "seed", "stage"),
+    *("target", "training", "kept"),
 }
 """Arguments that tlimb passes itself; shapes come from the data."""
 
@@ -152,6 +196,28 @@ def check(kind: str, class_path: str, init_args: dict, where: str, trusted=()) -
         hint = "name the module in which the class is defined, as in torch.optim.sgd.SGD"
         return [Problem(f"{where}.class_path", f"no class {path} is defined", hint)]
     return _argument_problems(class_path, definition, init_args, f"{where}.init_args")
+
+
+def declared(kind: str, class_path: str, name: str, default=None):
+    """What a class says of itself by a plain value in its body, such as ``needs = ("unlabelled",)``, read without
+    importing it; `default` where it, and every base class in its module, says nothing."""
+    path = locate(kind, class_path)
+    classes = _classes(path)
+    node = classes.get(path.rpartition(".")[2])
+    while node is not None:
+        for item in node.body:
+            if name in _assigned(item):
+                return ast.literal_eval(item.value)
+        bases = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
+        node = classes[bases[0]] if bases else None
+    return default
+
+
+def _assigned(item: ast.stmt) -> list[str]:
+    """The names to which a statement gives a value."""
+    targets = item.targets if isinstance(item, ast.Assign) else []
+    targets = [item.target] if isinstance(item, ast.AnnAssign) and item.value is not None else targets
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def trust_problems(path: str, where: str, trusted=()) -> list[Problem]:
@@ -217,18 +283,27 @@ def _in_words(annotation: ast.expr) -> str:
 def _definition(path: str) -> dict | None:
     """Parameter name -> annotation (or None) of a class's constructor, '**' standing for any name.
 
-    A name that its module imports from another one is looked for there.
     """
-    seen = set()
+    classes = _classes(path)
+    return _parameters(classes, path.rpartition(".")[2]) if classes else None
+
+
+@cache
+def _classes(path: str) -> dict[str, ast.ClassDef]:
+    """The classes of the module in which the class at an import path is defined, by name; none where it is nowhere.
+
+    A name that its module imports from another one is looked for there, under the name that it has.
+    """
+    seen, wanted = set(), path.rpartition(".")[2]
     while path and path not in seen:
         seen.add(path)
         module, _, name = path.rpartition(".")
         body = statements(module) or []
         classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
         if name in classes:
-            return _parameters(classes, name)
+            return classes | {wanted: classes[name]}
         path = _imported_from(module, name, body)
-    return None
+    return {}
 
 
 def _imported_from(module: str, name: str, body: list[ast.stmt]) -> str:

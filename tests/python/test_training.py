@@ -28,7 +28,7 @@ from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.pretrain import pretrain
 from tlimb.scenarios.progress import Progress, monitor_of
 from tlimb.scenarios.results import Settings
-from tlimb.scenarios.sequential import fit
+from tlimb.scenarios.scenario import fit
 from tlimb.state import Kept
 from tlimb.store import Store
 

@@ -27,7 +27,7 @@ from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.pretrain import pretrain
 from tlimb.scenarios.results import Settings
 from tlimb.scenarios.schedules import WarmupCosine, build_optimizer, build_scheduler
-from tlimb.scenarios.sequential import fit
+from tlimb.scenarios.scenario import fit
 from tlimb.scenarios.tuning import Tuner
 from tlimb.search.tuning_problems import tuning_problems
 from tlimb.state import Kept
@@ -475,7 +475,7 @@ def test_what_is_validated_and_kept_are_the_averaged_weights(world, kind):
 
     training = prepared(world, tuning={"average": {"kind": kind, "decay": 0.9}}, epochs=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlimb.scenarios.sequential.Average", Watching)
+        patch.setattr("tlimb.scenarios.scenario.Average", Watching)
         progress = fit(training, Kept(None, "trial", {}), CPU)
     own = training.network.state_dict()
     assert all(torch.equal(tensor, means[progress.best_epoch - 1][name]) for name, tensor in own.items())

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from tlimb.config import Split, Tuning
+from tlimb.config import Objective, Split, Trainer, Tuning
 from tlimb.files import digest, write_json, write_parquet
 from tlimb.search.space import candidate_of
 from tlimb.splits import resolved
@@ -89,12 +89,20 @@ def roles(people: pd.DataFrame, validation: int, test: int, split: str = SPLIT) 
     return people.assign(split=split, role=role, times=1)
 
 
+def objective(said: dict) -> dict:
+    """An objective of a spec with every default filled in, from what a sweep would say."""
+    terms = [{"init_args": {}, "weight": None} | term for term in said.get("auxiliary", [])]
+    return Objective().model_dump() | said | {"auxiliary": terms}
+
+
 def stage(name: str, target: str, **changes) -> dict:
     """A stage of a spec with every default filled in; changes replace its keys, or those of its data."""
     module = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial", "count": 1}}
     data = {
-        "labelled": {"cohort": ["any"], "modality": None, "n": None, "missing": "error"},
+        "labelled": {"cohort": ["any"], "modality": None, "where": {}, "n": None, "missing": "error"},
         "unlabelled": None,
+        "source": None,
+        "target": None,
         "recipe": "default",
         "module": module,
         "dataset": {"class_path": "ScanDataset", "init_args": {}},
@@ -104,6 +112,7 @@ def stage(name: str, target: str, **changes) -> dict:
         "hooks": {"on_before_batch_transfer": None, "on_after_batch_transfer": None},
     }
     data |= {key: changes.pop(key) for key in data if key in changes}
+    changes["objective"] = objective(changes.get("objective", {}))
     return {
         "name": name,
         "targets": [target],
@@ -115,10 +124,13 @@ def stage(name: str, target: str, **changes) -> dict:
         "strategy": "full",
         "tuning": Tuning().model_dump(),
         "data": data,
-        "objective": {"primary": None, "auxiliary": []},
         "optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.001}},
         "scheduler": None,
         "gradient_clip": None,
+        "scenario": None,
+        "trainer": Trainer().model_dump(),
+        "callbacks": [],
+        "fisher": False,
         "early_stopping": None,
         "monitor": "validation_loss",
         "split": None,

@@ -1,6 +1,7 @@
 """An encoder with named heads."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -29,6 +30,14 @@ class Encoder(Protocol):
         """(B, C, ...) -> (B, features)."""
 
 
+@dataclass(frozen=True)
+class Passed:
+    """What a network makes of images: the encoder's features (B, F) and the heads' outputs by their names."""
+
+    features: Tensor
+    outputs: dict[str, Tensor]
+
+
 class Network(nn.Module):
     """Images (B, C, ...) -> {name of a head: what it makes of them}.
 
@@ -45,14 +54,23 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The raw outputs of the heads `names`, of all where None."""
+        return self.passed(images, names).outputs
+
+    def passed(self, images: Tensor, names: Sequence[str] | None = None) -> Passed:
+        """The encoder's features, before any dropout, and the raw outputs of the heads `names`, of all where None."""
         heads = self._chosen(names)
         kinds = {takes(head) for head in heads.values()}
         if kinds <= {"features"}:
-            return self.predict(self.encode(images), names)
+            return self.passed_features(self.encode(images), names)
         images = _laid_out(images)
         levels = self.encoder.levels(images) if "levels" in kinds else [self.encoder.maps(images)]
-        given = {"levels": levels, "maps": levels[-1], "features": self.dropout(self.encoder.pool(levels[-1]))}
-        return {name: head(given[takes(head)]) for name, head in heads.items()}
+        features = self.encoder.pool(levels[-1])
+        given = {"levels": levels, "maps": levels[-1], "features": self.dropout(features)}
+        return Passed(features, {name: head(given[takes(head)]) for name, head in heads.items()})
+
+    def passed_features(self, features: Tensor, names: Sequence[str] | None = None) -> Passed:
+        """The same from features (B, features), for heads that take these alone."""
+        return Passed(features, self.predict(features, names))
 
     def encode(self, images: Tensor) -> Tensor:
         """Features (B, features); 2D images in channels-last order, which is a fifth faster on a CPU."""

@@ -43,10 +43,10 @@ class ScanDataset(Dataset):
 def fetch(dataset: Dataset, indices: list[int]) -> Batch:
     """Some items of a dataset as a batch: at once where it has `__getitems__`, else one by one."""
     at_once = getattr(dataset, "__getitems__", None)
-    return _stacked(at_once(indices) if at_once else [dataset[index] for index in indices])
+    return stacked(at_once(indices) if at_once else [dataset[index] for index in indices])
 
 
-def _stacked(batch) -> Batch:
+def stacked(batch) -> Batch:
     """A batch as it is, or a list of items (image, [labels]) put together."""
     if not isinstance(batch, list):
         return batch
@@ -121,4 +121,4 @@ class Batches(BatchSampler):
 
 def loader(dataset: Dataset, sampler: Sampler[int], batch_size: int) -> DataLoader:
     """Batches of a dataset, in this process: what it reads lies in memory or is mapped, and workers would copy it."""
-    return DataLoader(dataset, batch_sampler=Batches(sampler, batch_size), collate_fn=_stacked, num_workers=0)
+    return DataLoader(dataset, batch_sampler=Batches(sampler, batch_size), collate_fn=stacked, num_workers=0)

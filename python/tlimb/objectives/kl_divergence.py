@@ -1,12 +1,12 @@
 """The divergence of a variational autoencoder's posterior from its prior."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from tlimb.architectures.network import Network
+from tlimb.objectives.term import Step, Term
 
 
-class KLDivergence(nn.Module):
-    r"""weight * 2 / D * mean over scans of KL(N(mu, diag(sigma^2)) || N(0, I)), D voxels (times channels) an image.
+class KLDivergence(Term):
+    r"""2 / D * mean over scans of KL(N(mu, diag(sigma^2)) || N(0, I)), D voxels (times channels) an image.
 
     KL = 1/2 sum_j (mu_j^2 + sigma_j^2 - log sigma_j^2 - 1): Kingma, Welling (2014), "Auto-encoding variational Bayes",
     ICLR, appendix B. Reconstruction is a mean over voxels of squared errors, 2 / D times -log p(x | z) of a normal
@@ -17,15 +17,8 @@ class KLDivergence(nn.Module):
 
     heads = {"posterior": {"class_path": "PosteriorHead", "init_args": {}}}
 
-    def __init__(self, weight: float = 1.0):
-        super().__init__()
-        self.weight = weight
-
-    def start(self, network: Network, pretrained: bool) -> None:
-        """Nothing to remember."""
-
-    def forward(self, network: Network, batch, outputs: dict[str, Tensor]) -> Tensor:
+    def forward(self, step: Step) -> Tensor:
         """The term's value, a scalar."""
-        mean, log_variance = outputs["posterior"].chunk(2, dim=1)
+        mean, log_variance = step.outputs["posterior"].chunk(2, dim=1)
         divergence = (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1) / 2
-        return self.weight * 2 / batch[0][0].numel() * divergence.mean()
+        return 2 / step.images[0].numel() * divergence.mean()

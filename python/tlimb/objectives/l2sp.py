@@ -6,11 +6,11 @@ Li, Grandvalet, Davoine (2018), "Explicit inductive bias for transfer learning w
 import torch
 from torch import Tensor, nn
 
-from tlimb.architectures.network import Network
 from tlimb.errors import InputError, Problem
+from tlimb.objectives.term import Beginning, Step, Term
 
 
-class L2SP(nn.Module):
+class L2SP(Term):
     r"""Omega(w) = alpha / 2 ||w_S - w_S^0||_2^2 + beta / 2 ||w_notS||_2^2.
 
     w_S are the weights of the pretrained encoder, w_S^0 the values they start from, w_notS the weights of the new
@@ -23,23 +23,26 @@ class L2SP(nn.Module):
     alpha, beta: at least 0. Raises InputError where the encoder is not pretrained: there is nothing to stay near.
     """
 
+    needs = ("pretrained", "whole")
+    on_features = True
+
     def __init__(self, alpha: float = 0.01, beta: float = 0.01):
         super().__init__()
         self.alpha, self.beta = alpha, beta
 
-    def start(self, network: Network, pretrained: bool) -> None:
+    def start(self, beginning: Beginning) -> None:
         """Copy the weights that the encoder starts from."""
-        if not pretrained:
+        if not beginning.pretrained:
             message = "there is no pretrained encoder to stay near"
             raise InputError(
                 [Problem("objective.auxiliary: L2SP", message, "leave it out where training is from scratch")]
             )
-        for number, weight in enumerate(_weights(network.encoder)):
+        for number, weight in enumerate(_weights(beginning.network.encoder)):
             self.register_buffer(f"start{number}", weight.detach().clone())
 
-    def forward(self, network: Network, batch, outputs) -> Tensor:
+    def forward(self, step: Step) -> Tensor:
         """The penalty, a scalar."""
-        starts = list(self.buffers())
+        starts, network = list(self.buffers()), step.network
         shared = sum(
             (weight - start).square().sum() for weight, start in zip(_weights(network.encoder), starts, strict=True)
         )

@@ -3,16 +3,16 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
-from tlimb.architectures.network import Network
 from tlimb.errors import InputError, Problem
+from tlimb.objectives.term import Beginning, Step, Term
 from tlimb.seeds import seed_for
 
 
-class Reconstruction(nn.Module):
-    r"""weight * mean over scans and voxels of (x' - x)^2, or of |x' - x|; x' is the decoder's image of x.
+class Reconstruction(Term):
+    r"""mean over scans and voxels of (x' - x)^2, or of |x' - x|; x' is the decoder's image of x.
 
     As a primary term it learns without labels. As an auxiliary term beside the cross-entropy it is trans-MRI's mixed
     mode: its alpha MSE + (1 - alpha) CE is CE + weight MSE times 1 - alpha, with weight = alpha / (1 - alpha); the
@@ -27,18 +27,19 @@ class Reconstruction(nn.Module):
     """
 
     on_images = True
+    sees_unlabelled = True
     head = "reconstruction"
-    heads = {head: {"class_path": "Decoder", "init_args": {}}}
+    heads = {"reconstruction": {"class_path": "Decoder", "init_args": {}}}
 
-    def __init__(self, loss: Literal["mse", "l1"] = "mse", weight: float = 1.0, masked: float = 0.0, patch: int = 8):
+    def __init__(self, loss: Literal["mse", "l1"] = "mse", masked: float = 0.0, patch: int = 8):
         super().__init__()
         if not 0 <= masked < 1 or patch < 1:
             message = f"expected masked from 0 to below 1 and patch of at least 1, found {masked} and {patch}"
             raise InputError([Problem("Reconstruction", message)])
-        self.loss, self.weight, self.masked, self.patch = loss, weight, masked, patch
+        self.loss, self.masked, self.patch = loss, masked, patch
         self.mask: Tensor | None = None
 
-    def start(self, network: Network, pretrained: bool) -> None:
+    def start(self, beginning: Beginning) -> None:
         """Called where it is an auxiliary term. Raises InputError if it masks: the primary term would see the holes."""
         if self.masked:
             message = "masks images for the primary term, too; make it the primary term, or set masked to 0"
@@ -52,9 +53,10 @@ class Reconstruction(nn.Module):
         self.mask = draw_mask(images, self.masked, self.patch, fixed)
         return images.masked_fill(self.mask, 0.0)
 
-    def forward(self, network: Network, batch, outputs: dict[str, Tensor]) -> Tensor:
-        """The term's value, a scalar."""
-        return self.weight * self.each(batch[0], outputs).mean()
+    def forward(self, step: Step) -> Tensor:
+        """The term's value, a scalar, over all images that pass."""
+        images = step.images if step.whole else step.labelled_images
+        return self.each(images, step.passed.outputs).mean()
 
     def each(self, images: Tensor, outputs: dict[str, Tensor]) -> Tensor:
         """The mean error of each scan, (B,), over all of its voxels or those that were hidden."""

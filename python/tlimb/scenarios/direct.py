@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from tlimb.data.dataset import loader
 from tlimb.scenarios.measures import validated
 from tlimb.scenarios.progress import Progress, TrainingFailed, monitor_of
-from tlimb.scenarios.sequential import Training
+from tlimb.scenarios.scenario import Training
 from tlimb.seeds import seed_for
 
 

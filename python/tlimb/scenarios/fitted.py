@@ -13,7 +13,7 @@ from tlimb.data.dataset import fetch
 from tlimb.errors import InputError, Problem
 from tlimb.scenarios.measures import validated
 from tlimb.scenarios.progress import Progress, TrainingFailed, monitor_of
-from tlimb.scenarios.sequential import Training
+from tlimb.scenarios.scenario import Training
 from tlimb.seeds import seed_for
 
 

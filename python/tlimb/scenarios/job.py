@@ -69,12 +69,17 @@ class Pretrained:
             return select(read_weights(self.folder / "heads.safetensors"), f"{target}.")
         return select(read_weights(self.file), f"heads.{target}.")
 
+    def fisher(self) -> dict[str, Tensor] | None:
+        """Parameter of the encoder -> the diagonal of its Fisher information, where it was kept."""
+        file = self.folder / "fisher.safetensors"
+        return read_weights(file) if file.exists() else None
+
     def digest(self) -> str:
         """Of the weights, the heads among them; empty where there are none."""
         if self.failed:
             return ""
-        files = [self.file, *([self.folder / "heads.safetensors"] if self.kind == "encoder" else [])]
-        return "".join(map(file_digest, files))
+        files = [self.file, self.folder / "heads.safetensors", self.folder / "fisher.safetensors"]
+        return "".join(file_digest(file) for file in files if file.exists())
 
 
 def read_job(folder) -> Job:

@@ -1,7 +1,7 @@
 """From a stage's specification to a training that can start."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,22 +14,25 @@ from tlimb import registry
 from tlimb.architectures.build import build_network
 from tlimb.architectures.forward import encode
 from tlimb.architectures.network import Network, takes
-from tlimb.data.dataset import EpochOrder
+from tlimb.data.dataset import EpochOrder, loader
 from tlimb.data.fingerprint import recipe_of
 from tlimb.data.images import CPU, Images
 from tlimb.data.modules import BaseDataModule
 from tlimb.data.normalise import build_normaliser, fit_normaliser
-from tlimb.data.targets import Target, fit_targets, known_targets
+from tlimb.data.targets import Target, fit_targets, known_targets, read_targets
 from tlimb.data.view import View, build_module, build_view, may_stay_on_gpu
 from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json
 from tlimb.objectives.objective import Objective, build_objective
+from tlimb.objectives.term import Beginning
 from tlimb.scenarios.fitted import is_fitted
 from tlimb.scenarios.job import Pretrained
-from tlimb.scenarios.sequential import Training
+from tlimb.scenarios.scenario import Training, steps_an_epoch
 from tlimb.scenarios.start import load_start, starts_from
 from tlimb.scenarios.tuning import Tuner
+from tlimb.search.scans import SECOND
 from tlimb.search.tuning_problems import tuning_problems
+from tlimb.seeds import seed_for
 from tlimb.store import Store
 
 
@@ -97,7 +100,7 @@ class Source:
 @dataclass(frozen=True)
 class StageRun:
     """One stage to train: its spec, seed, scans (rows with role, times and labels), the encoder of tlimb that it starts
-    from, and where files that the sweep names lie now."""
+    from, where files that the sweep names lie now, and kind and classes of the label columns that its terms look at."""
 
     architecture: dict
     stage: dict
@@ -106,6 +109,7 @@ class StageRun:
     labels: dict
     encoder: Pretrained | None = None
     files: dict[str, Path] = field(default_factory=dict)
+    columns: dict = field(default_factory=dict)
 
 
 def prepare(run: StageRun, source: Source) -> Training:
@@ -120,11 +124,13 @@ def prepare(run: StageRun, source: Source) -> Training:
         known = encoder.facts.get("heads", {})
         stage = stage | {"heads": {name: known[name] for name in stage["targets"] if name in known}}
     train, validation = _drawn(run.rows[run.rows["role"] == "train"]), run.rows[run.rows["role"] == "validation"]
+    more = run.rows[run.rows["role"].isin(SECOND)]
     targets = _targets(run, encoder, train)
     _require_labels(stage["targets"], validation)
-    normalise = source.normaliser(data, train["scan_id"].tolist(), encoder)
+    normalise = source.normaliser(data, [*train["scan_id"], *more["scan_id"]], encoder)
     view = source.view(data, normalise)
     objective = build_objective(stage["objective"], targets, source.trusted)
+    columns = fit_targets(run.columns, objective.columns(), pd.concat([train, more]))
     heads = objective.heads() | stage["heads"]
     outputs = {of.name: of.outputs for of in targets}
     recipe = recipe_of(source.store)
@@ -132,18 +138,45 @@ def prepare(run: StageRun, source: Source) -> Training:
     tuner = Tuner(network, stage, run.seed, source.trusted)
     start = load_start(network, stage, encoder, run.files)
     tuner.start()
-    objective.start(network, pretrained=start is not None)
     still = (tuner.features_stand_still or is_fitted(network.encoder)) and view.stands_still()
     shown, featured = view, still and _features_suffice(network, objective)
     if featured:
         key = [run.architecture, run.seed, stage["weights"], start, data["module"], normalise]
-        shown = View(source.features(network, key, _all(train, validation), view), view.input_shape, BaseDataModule())
-    datasets = [shown.dataset(rows, targets) for rows in (train, validation)]
-    order = _order(run, train, source.trusted)
-    return Training(
-        stage, run.seed, network, objective, targets, *datasets, shown, order, tuner, normalise, start, featured,
-        source.trusted,
+        scans = [*train["scan_id"], *validation["scan_id"], *more["scan_id"]]
+        shown = View(source.features(network, key, scans, view), view.input_shape, BaseDataModule())
+    training = Training(
+        stage, run.seed, network, objective, targets, shown.dataset(train, [*targets, *columns]),
+        shown.dataset(validation, targets), shown, _order(run, train, source.trusted), tuner, normalise, start, featured,
+        source.trusted, columns, shown.dataset(more, [*targets, *columns]) if len(more) else None,
     )  # fmt: skip
+    objective.start(_beginning(training, encoder, start is not None), run.seed)
+    return training
+
+
+def _beginning(training: Training, encoder: Pretrained | None, pretrained: bool) -> Beginning:
+    """What terms may look at once."""
+    source = read_targets(encoder.facts["targets"]) if encoder is not None else []
+    return Beginning(
+        training.network,
+        pretrained,
+        tuple(training.targets),
+        tuple(training.columns),
+        lambda: _batches(training),
+        tuple(source),
+        {of.name: encoder.head_weights(of.name) for of in source},
+        encoder.fisher() if encoder is not None else None,
+        tuple(training.view.input_shape),
+        training.stage["epochs"] * steps_an_epoch(training),
+    )
+
+
+def _batches(training: Training) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """The labelled training scans once, in their order, as they look in prediction."""
+    order, count = range(len(training.train)), len(training.targets)
+    for number, batch in enumerate(loader(training.train, order, training.stage["batch_size"])):
+        torch.manual_seed(seed_for(training.seed, "beginning", training.stage["name"], number))
+        images, labels = training.view.after(training.view.before(batch, training=False), training=False)
+        yield images, labels[:count]
 
 
 def _encoder(run: StageRun) -> Pretrained | None:
@@ -195,17 +228,9 @@ def _targets(run: StageRun, encoder: Pretrained | None, train: pd.DataFrame) -> 
 
 
 def _features_suffice(network: Network, objective: Objective) -> bool:
-    """Whether no head and no term looks at more than features; a term that is not of tlimb may."""
-    looking = [term for term in objective.auxiliary if getattr(term, "on_images", False) or not _of_tlimb(term)]
-    return {takes(head) for head in network.heads} <= {"features"} and objective.on_images is None and not looking
-
-
-def _of_tlimb(term: nn.Module) -> bool:
-    return type(term).__module__.startswith("tlimb.")
-
-
-def _all(train: pd.DataFrame, validation: pd.DataFrame) -> list[str]:
-    return [*train["scan_id"], *validation["scan_id"]]
+    """Whether no head and no term looks at more than features; terms that do not say so by `on_features` may."""
+    looking = [term for term in objective.terms.values() if not getattr(term, "on_features", False)]
+    return {takes(head) for head in network.heads} <= {"features"} and not looking
 
 
 def _drawn(train: pd.DataFrame) -> pd.DataFrame:

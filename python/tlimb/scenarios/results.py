@@ -15,7 +15,7 @@ from tlimb.files import digest, read_json, write_csv, write_json, write_text
 from tlimb.registry import source_digest
 from tlimb.scenarios.device import device_name
 from tlimb.scenarios.progress import Progress, TrainingFailed
-from tlimb.scenarios.sequential import Training
+from tlimb.scenarios.scenario import Training
 from tlimb.state import SECONDS, Kept, link_or_copy
 from tlimb.store import Store
 from tlimb.weights.card import model_card

@@ -5,7 +5,7 @@ import torch
 from tlimb.scenarios.direct import measure
 from tlimb.scenarios.fitted import fit_at_once, is_fitted
 from tlimb.scenarios.progress import Progress
-from tlimb.scenarios.sequential import Training, fit
+from tlimb.scenarios.scenario import Training, fit
 from tlimb.state import Kept
 
 

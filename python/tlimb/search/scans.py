@@ -13,27 +13,55 @@ CARRIED = ["scan_id", "chunk"]
 NAMED = 5  # examples given of many
 
 
+SECOND = ("unlabelled", "target")
+"""Roles of scans that train beside labelled ones and whose targets are hidden."""
+
+
 def labels_of(stage: dict) -> list[str]:
-    """The labels that a stage's training is given: its targets, and the one by which its sampler draws."""
+    """The labels that a stage's training must know: its targets, and the one by which its sampler draws."""
     sampler = stage["data"]["sampler"]
     drawn_by = sampler["init_args"].get("label") if sampler else None
     return list(dict.fromkeys([*stage["targets"], *([drawn_by] if isinstance(drawn_by, str) else [])]))
 
 
+def terms_of(objective: dict) -> list[tuple[str, dict]]:
+    """(JSON path within the objective, class) of every term that an objective names, its primary losses among them."""
+    primary = objective["primary"]
+    if primary is None:
+        named = []
+    elif "class_path" in primary:
+        named = [("primary", primary)]
+    else:
+        named = [(f"primary.{name}", spec) for name, spec in primary.items()]
+    return named + [(f"auxiliary[{j}]", term) for j, term in enumerate(objective["auxiliary"])]
+
+
+def term_columns(stage: dict) -> list[str]:
+    """The label columns that terms look at beside the targets, each once; scans may lack them."""
+    asked = [term["init_args"].get("column") for _, term in terms_of(stage["objective"])]
+    return list(dict.fromkeys(name for name in asked if isinstance(name, str)))
+
+
 def columns_of(stage: dict, labels: dict) -> list[str]:
     """The columns of the cohort's table that `labels_of` a stage are made of: events, too, of times until them."""
-    names = labels_of(stage)
+    names = list(dict.fromkeys([*labels_of(stage), *term_columns(stage)]))
     return list(dict.fromkeys([*names, *(labels[name]["event"] for name in names if "event" in labels[name])]))
 
 
 def role_of(data: dict) -> str:
-    """The key of a stage's `data` that names its scans: labelled or unlabelled."""
-    return "labelled" if data["labelled"] else "unlabelled"
+    """The key of a stage's `data` that names the scans that it is divided into parts of."""
+    return next(role for role in ("labelled", "source", "unlabelled") if data[role])
 
 
 def asked_of(data: dict) -> dict:
-    """What a stage's `data` says of its scans, labelled or not: cohort, modality, n, missing."""
-    return data["labelled"] or {**data["unlabelled"], "missing": "error"}
+    """What a stage's `data` says of the scans that are divided, labelled or not: cohort, modality, where, n, missing."""
+    return {"missing": "error"} | data[role_of(data)]
+
+
+def second_of(data: dict) -> tuple[str, dict] | None:
+    """The role, unlabelled or target, and what `data` says of a second set of scans; None where there is one set."""
+    role = {"labelled": "unlabelled", "source": "target"}.get(role_of(data))
+    return (role, data[role] | {"missing": "mask"}) if role and data[role] else None
 
 
 class StageScans:
