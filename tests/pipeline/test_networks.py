@@ -132,4 +132,4 @@ def test_an_encoder_of_slices_goes_into_the_network_of_volumes(networks):
 def test_a_stage_without_labels_is_scored_by_its_reconstruction(networks):
     scores = [json.loads(path.read_text()) for path in (networks.folder / "results/encoders").glob("*/scores.json")]
     unlabelled = [score for score in scores if not score["targets"]]
-    assert len(unlabelled) == 2 and all(score["reconstruction"]["mse"]["value"] > 0 for score in unlabelled)
+    assert len(unlabelled) == 2 and all(score["loss"]["mse"]["value"] > 0 for score in unlabelled)

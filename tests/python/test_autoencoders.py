@@ -17,10 +17,11 @@ from encoder_checks import (
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
-from training_jobs import RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
+from training_jobs import RESNET, make_people, make_store, objective, pack_job, pretrain_job, roles, stage, trial_line
 
 from tlimb.architectures.build import build_network
 from tlimb.architectures.cae import CodeClassifier
+from tlimb.architectures.network import Passed
 from tlimb.architectures.unet_decoder import UNetDecoder, enlarged
 from tlimb.architectures.unpooling import max_pool, max_positions, max_unpool
 from tlimb.architectures.weights import read_weights
@@ -32,6 +33,7 @@ from tlimb.objectives.kl_divergence import KLDivergence
 from tlimb.objectives.l1 import L1Code, L1Weights
 from tlimb.objectives.objective import build_objective
 from tlimb.objectives.reconstruction import Reconstruction, draw_mask
+from tlimb.objectives.term import Step
 from tlimb.scenarios.finetune import finetune
 from tlimb.scenarios.pretrain import pretrain
 from tlimb.scenarios.results import Settings
@@ -40,6 +42,20 @@ from tlimb.store import Store
 
 MINMAX = {"intensity": "minmax"}
 DECODER = {"reconstruction": {"class_path": "Decoder", "init_args": {}}}
+
+
+class Given:
+    """A network whose outputs are given."""
+
+    def __init__(self, outputs):
+        self.outputs = outputs
+
+    def passed(self, images, names=None):
+        return Passed(images, self.outputs)
+
+
+def step_of(images, outputs, seen=None):
+    return Step(Given(outputs), images, [], labelled=len(images), seen=seen)
 
 
 def network_of(class_path, shape, heads=DECODER, recipe=None, **init_args):
@@ -212,15 +228,15 @@ def test_the_divergence_equals_that_of_torch_distributions():
     mean, log_variance, images = torch.randn(5, 3), torch.randn(5, 3), torch.zeros(5, 2, 4, 4)
     each = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum(dim=1)
     outputs = {"posterior": torch.cat([mean, log_variance], 1)}
-    found = KLDivergence(weight=0.5)(None, (images, []), outputs)
-    torch.testing.assert_close(found, 0.5 * 2 / 32 * each.mean())
+    torch.testing.assert_close(KLDivergence()(step_of(images, outputs)), 2 / 32 * each.mean())
 
 
 def test_reconstruction_and_divergence_are_the_variational_bound():
     images, found = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
     mean, log_variance = torch.randn(3, 2), torch.randn(3, 2)
     outputs = {"reconstruction": found, "posterior": torch.cat([mean, log_variance], 1)}
-    terms = Reconstruction()(None, (images, []), outputs) + KLDivergence()(None, (images, []), outputs)
+    step = step_of(images, outputs)
+    terms = Reconstruction()(step) + KLDivergence()(step)
     likelihood = Normal(found, 1.0).log_prob(images).flatten(1).sum(dim=1)
     divergence = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).sum(dim=1)
     constant = Normal(0.0, 1.0).log_prob(torch.tensor(0.0)) * 16
@@ -233,12 +249,12 @@ def test_a_divergence_needs_an_encoder_with_a_posterior():
 
 
 def test_gradients_reach_every_parameter_of_every_autoencoder():
-    terms = {"primary": {"class_path": "Reconstruction", "init_args": {}}, "auxiliary": []}
-    divergence = {"auxiliary": [{"class_path": "KLDivergence", "init_args": {}}]}
-    for name, spec in [("CAE", terms), ("SRCAE", terms), ("VAE", terms | divergence)]:
-        objective, images = build_objective(spec, []), images_of((1, 24, 26), 3)
-        network = network_of(name, (1, 24, 26), objective.heads(), dims=2).train()
-        sum(objective(network, (images, []), network(images)).values()).backward()
+    primary = {"primary": architecture("Reconstruction")}
+    both = primary | {"auxiliary": [architecture("KLDivergence")]}
+    for name, said in [("CAE", primary), ("SRCAE", primary), ("VAE", both)]:
+        terms, images = build_objective(objective(said), []), images_of((1, 24, 26), 3)
+        network = network_of(name, (1, 24, 26), terms.heads(), dims=2).train()
+        sum(terms(Step(network, images, [], labelled=3)).values()).backward()
         for parameter, tensor in network.named_parameters():
             assert tensor.grad is not None and tensor.grad.isfinite().all() and tensor.grad.any(), (name, parameter)
 
@@ -246,8 +262,8 @@ def test_gradients_reach_every_parameter_of_every_autoencoder():
 def test_l1_of_weights_is_the_sum_over_all_but_biases():
     network = network_of("CAE", (1, 24, 24), dims=2)
     expected = sum(np.abs(tensor.numpy()).sum() for name, tensor in network.weights().items() if "weight" in name)
-    found = L1Weights(weight=0.1)(network, None, None)
-    assert found.item() == pytest.approx(0.1 * expected, rel=1e-5)
+    found = L1Weights()(Step(network, images_of((1, 24, 24)), [], labelled=2))
+    assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_l1_of_the_code_is_its_sum_for_each_scan_and_their_mean():
@@ -255,15 +271,15 @@ def test_l1_of_the_code_is_its_sum_for_each_scan_and_their_mean():
     images = images_of((1, 24, 24), 3)
     outputs = network(images)
     torch.testing.assert_close(outputs["code"], network.encode(images))
-    expected = 0.01 * outputs["code"].detach().abs().numpy().sum() / 3
-    assert L1Code(weight=0.01)(network, (images, []), outputs).item() == pytest.approx(expected, rel=1e-5)
+    expected = outputs["code"].detach().abs().numpy().sum() / 3
+    assert L1Code()(Step(network, images, [], labelled=3)).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_reconstruction_is_the_mean_error_over_scans_and_voxels():
     images, found = images_of((1, 5, 6), 3), torch.zeros(3, 1, 5, 6)
-    batch, outputs = (images, []), {"reconstruction": found}
-    assert Reconstruction(weight=2.0)(None, batch, outputs).item() == pytest.approx(2 * (images**2).mean().item())
-    assert Reconstruction("l1")(None, batch, outputs).item() == pytest.approx(images.abs().mean().item())
+    step = step_of(images, {"reconstruction": found})
+    assert Reconstruction()(step).item() == pytest.approx((images**2).mean().item())
+    assert Reconstruction("l1")(step).item() == pytest.approx(images.abs().mean().item())
 
 
 def test_masks_hide_the_stated_share_of_cubes_and_only_those_are_judged():
@@ -278,14 +294,31 @@ def test_masks_hide_the_stated_share_of_cubes_and_only_those_are_judged():
     seen = term.seen(images)
     hidden = seen == 0
     torch.testing.assert_close(seen[~hidden], images[~hidden])
-    value = term(None, (images, []), {"reconstruction": torch.zeros_like(images)})
+    made = {"reconstruction": torch.zeros_like(images)}
+    step = step_of(images, made, seen=term.seen)
+    torch.manual_seed(5)
+    value = term(step)
+    torch.manual_seed(5)
+    hidden = term.seen(images) == 0
     expected = np.mean([each[where].square().mean().item() for each, where in zip(images, hidden)])
     assert value.item() == pytest.approx(expected, rel=1e-5)
     assert not torch.equal(term.seen(images), seen)
-    term.eval()
-    torch.testing.assert_close(term.seen(images), term.seen(images), rtol=0, atol=0)
-    with pytest.raises(InputError, match="make it the primary term"):
-        term.start(None, False)
+
+
+def test_beside_a_primary_term_holes_are_passed_apart_on_every_scan():
+    network, images = network_of("CAE", (1, 24, 24), dims=2).eval(), images_of((1, 24, 24), 3) + 10
+    term = Reconstruction(masked=0.5, patch=4)
+    step = Step(network, images, [], labelled=2)
+    torch.manual_seed(3)
+    value = term(step)
+    assert "passed" not in vars(step), "the primary term's pass would be made for nothing"
+    torch.manual_seed(3)
+    hidden = draw_mask(images, 0.5, 4)
+    made = network(images.masked_fill(hidden, 0.0))["reconstruction"]
+    torch.testing.assert_close(value, (made - images)[hidden].square().mean())
+    assert not term.sees_unlabelled and Reconstruction().sees_unlabelled
+    value.backward()
+    assert all(weight.grad.any() for weight in network.parameters())
 
 
 SEVERAL = [
@@ -396,7 +429,7 @@ def test_an_encoder_is_pretrained_without_labels(pretrained):
     assert losses.iloc[-1] < losses.iloc[0]
     scores = read_json(folder / "scores.json")
     assert scores["targets"] == {} and scores["n"] == {"scans": 8, "persons": 8}
-    figure = scores["reconstruction"][spec["objective"]["primary"]["init_args"].get("loss", "mse")]
+    figure = scores["loss"][spec["objective"]["primary"]["init_args"].get("loss", "mse")]
     assert 0 < figure["low"] < figure["value"] < figure["high"]
     check_json("scores", scores)
 
@@ -413,14 +446,15 @@ def test_its_figure_is_the_error_on_held_out_scans(pretrained, lifespan):
     made.load_state_dict(tensors)
     scans = torch.from_numpy(Store(store, ["all"]).gather(people["scan_id"].iloc[-8:].tolist())).float()
     images = scans[:, None] if volumes else scans[..., 11][:, None]
-    fixed, whole = torch.Generator().manual_seed(seed_for(0, "mask")), torch.ones_like(images, dtype=torch.bool)
-    hidden = draw_mask(images, primary["masked"], primary["patch"], fixed) if "masked" in primary else whole
+    torch.manual_seed(seed_for(0, "prediction", 0))
+    whole = torch.ones_like(images, dtype=torch.bool)
+    hidden = draw_mask(images, primary["masked"], primary["patch"]) if "masked" in primary else whole
     with torch.no_grad():
         seen = images.masked_fill(hidden, 0.0) if "masked" in primary else images
         errors = (made(seen)["reconstruction"] - images)[hidden]
     loss = primary.get("loss", "mse")
     expected = errors.abs().mean() if loss == "l1" else errors.square().mean()
-    found = read_json(folder / "scores.json")["reconstruction"][loss]["value"]
+    found = read_json(folder / "scores.json")["loss"][loss]["value"]
     assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -449,7 +483,7 @@ def test_masks_of_the_validation_part_are_alike_in_every_epoch(tmp_path, lifespa
 
 def test_reconstruction_beside_a_target_is_the_mixed_mode(tmp_path, lifespan):
     store, people = lifespan
-    beside = {"primary": None, "auxiliary": [architecture("Reconstruction", weight=0.7 / 0.3)]}
+    beside = {"primary_weight": 0.3, "auxiliary": [architecture("Reconstruction") | {"weight": 0.7}]}
     heads = {"diagnosis": architecture("LinearHead"), "reconstruction": architecture("UNetDecoder", width=8)}
     mixed = stage("finetune", "diagnosis", objective=beside, module=SLICE, heads=heads, epochs=1)
     trial = trial_line(mixed, architecture=architecture("CAE", dims=2, head_dropout=0.35))
@@ -460,7 +494,7 @@ def test_reconstruction_beside_a_target_is_the_mixed_mode(tmp_path, lifespan):
     assert (pd.read_csv(folder / "history.csv")["train_reconstruction"] > 0).all()
     evaluate(tmp_path / "pack", store, tmp_path / "models", tmp_path / "scores", Bootstrap(100), torch.device("cpu"))
     scores = read_json(tmp_path / "scores" / trial["id"] / "scores-test.json")
-    assert list(scores["targets"]) == ["diagnosis"] and "reconstruction" not in scores
+    assert list(scores["targets"]) == ["diagnosis"] and "loss" not in scores
 
 
 def test_one_random_slice_is_shown_in_training_and_the_middle_one_otherwise():

@@ -105,7 +105,7 @@ def test_keeping_weights_near_an_encoder_that_is_not_there_is_refused(document):
         "stages.finetune.strategy": ["scratch", "full"],
         "stages.finetune.objective.auxiliary": [[], [{"class_path": "L2SP"}]],
     }
-    assert "L2SP keeps weights near a pretrained encoder" in problems_of(document)
+    assert "L2SP looks back at a pretrained encoder" in problems_of(document)
 
 
 def test_nothing_to_freeze_in_the_first_stage(document):

@@ -99,8 +99,7 @@ def test_a_stage_without_targets_has_unlabelled_scans_and_learns_from_images(doc
     assert "a primary term that learns from images alone (such as Reconstruction)" in problems_of(document)
     first["objective"] = {"primary": {"class_path": "Reconstruction"}}
     first["data"]["unlabelled"] = UNLABELLED
-    with pytest.raises(InputError, match="expected `labelled` or `unlabelled`, one of them"):
-        read_sweep(document)
+    assert "stages[0].data.labelled: a stage without targets has one set of scans" in problems_of(document)
     first["data"].pop("labelled")
     assert specs_of(document)
     first["targets"] = ["age"]
@@ -114,7 +113,7 @@ def test_the_last_stage_has_a_target(document):
 
 def test_a_head_of_no_target_is_refused_with_the_nearest(document):
     document["stages"][0]["heads"] = {"agee": {"class_path": "MLPHead"}}
-    assert "stages[0].heads.agee: no target of this stage is called so (did you mean 'age'?)" in problems_of(document)
+    assert "stages[0].heads.agee: no target of this stage, and no head of a term, is called so (did you mean 'age'?)" in problems_of(document)
 
 
 def test_a_network_that_is_fitted_stands_once_whatever_training_would_have_varied(document):
@@ -176,7 +175,7 @@ def test_tuning_a_network_that_starts_from_nothing_is_told_beforehand(document):
 
 def test_a_term_of_ones_own_may_ask_for_heads_of_any_name(document):
     document["stages"][0]["heads"] = {"projection": {"class_path": "ProjectionHead"}}
-    assert "no target of this stage is called so" in problems_of(document)
+    assert "no target of this stage, and no head of a term, is called so" in problems_of(document)
     document["stages"][0]["objective"] = {"auxiliary": [{"class_path": "own_terms.Contrast"}]}
     with pytest.raises(InputError) as caught:
         specs_of(document)

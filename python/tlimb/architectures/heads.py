@@ -1,5 +1,7 @@
 """Heads: from what an encoder makes of an image to the outputs for one target, or to what self-supervision compares."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 
@@ -63,7 +65,8 @@ class ProjectionHead(nn.Sequential):
 
     `layers` linear layers; all but the last are `hidden` wide (F where null) and followed by ReLU. With batch_norm each
     of them is batch-normalised and has no bias of its own, the last one without a shift, as the authors' code has it;
-    without, they are plain linear layers, as the text. Weights start as torch's linear layers do. Chen, Kornblith,
+    "hidden" leaves the last one linear, without a bias, as in the projectors of VICReg and Barlow Twins; without, they
+    are plain linear layers, as the text. Weights start as torch's linear layers do. Chen, Kornblith,
     Norouzi, Hinton (2020), "A simple framework for contrastive learning of visual representations" (SimCLR), ICML.
     """
 
@@ -73,14 +76,14 @@ class ProjectionHead(nn.Sequential):
         layers: int = 2,
         hidden: int | None = None,
         width: int = 128,
-        batch_norm: bool = True,
+        batch_norm: bool | Literal["hidden"] = True,
     ):
         inner = hidden or encoder.features
         widths = [encoder.features, *[inner] * (layers - 1), width]
         parts = []
         for place, (before, after) in enumerate(zip(widths, widths[1:]), start=1):
             parts.append(nn.Linear(before, after, bias=not batch_norm))
-            if batch_norm:
+            if batch_norm is True or (batch_norm == "hidden" and place < layers):
                 parts.append(_Scaled(after) if place == layers else nn.BatchNorm1d(after))
             if place < layers:
                 parts.append(nn.ReLU())

@@ -101,15 +101,17 @@ class ViT(nn.Module):
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, C, ...) -> (B, channels, ...) on the grid of patches, (B, channels, 1 + patches) with a class token."""
-        self._require_size(images)
-        tokens = self.patch_embedding(pad(images, self.padding))
-        if self.pooling == "class":
-            first = self.patch_embedding.cls_token.expand(tokens.shape[0], -1, -1)
-            tokens = torch.cat([first, tokens], dim=1)
-        for layer in self.layers:
-            tokens = layer(tokens)
-        made = self.norm(tokens).transpose(1, 2)
+        made = self._passed(self._embedded(images)).transpose(1, 2)
         return made if self.pooling == "class" else made.unflatten(2, self.grid)
+
+    def visible(self, images: Tensor, keep: Tensor) -> Tensor:
+        """Tokens of some patches that see each other alone, (B, K, channels), (B, 1 + K, channels) with a class token.
+
+        keep: numbers of the patches of each image, (B, K), counted with the last axis of the grid fastest. The others
+        are dropped once positions are added: He et al. (2022), "Masked autoencoders are scalable vision learners", CVPR.
+        """
+        rows = torch.arange(len(keep), device=keep.device)[:, None]
+        return self._passed(self._embedded(images)[rows, keep])
 
     def pool(self, maps: Tensor) -> Tensor:
         """The class token, the mean of all patches or the first one."""
@@ -123,6 +125,20 @@ class ViT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, features) of images (B, C, ...) of the size that the encoder was built for."""
         return self.pool(self.maps(images))
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """Patches with their positions, (B, patches, channels)."""
+        self._require_size(images)
+        return self.patch_embedding(pad(images, self.padding))
+
+    def _passed(self, tokens: Tensor) -> Tensor:
+        """Tokens through all layers, after the class token where there is one."""
+        if self.pooling == "class":
+            first = self.patch_embedding.cls_token.expand(tokens.shape[0], -1, -1)
+            tokens = torch.cat([first, tokens], dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens)
+        return self.norm(tokens)
 
     def _finish(self, norm_eps: float) -> None:
         """Leave nothing that trains unused or is fixed but would train; set what MONAI has no argument for."""

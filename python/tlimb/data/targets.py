@@ -6,7 +6,7 @@ which nothing was seen to happen is negative here, -t for "later than t".
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,8 @@ MOST_CLASSES = 50
 @dataclass(frozen=True)
 class Target:
     """One label to learn; mean and sd (of the training part, in the label's unit) are set for regression only, and bins
-    where its head is a soft-bin one."""
+    where its head is a soft-bin one. counts: training scans of each class; none for numbers, and where they were not
+    kept."""
 
     name: str
     kind: str
@@ -30,6 +31,7 @@ class Target:
     mean: float | None = None
     sd: float | None = None
     bins: Bins | None = None
+    counts: tuple[int, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -110,10 +112,11 @@ class Target:
         return [known.get(value) for value in values]
 
     def facts(self) -> dict:
-        """What is saved with a model: kind and classes, mean and sd of a quantity, bins where there are some."""
+        """What is saved with a model: kind and classes, mean and sd of a quantity, bins and counts where there are some."""
         scale = {"mean": self.mean, "sd": self.sd} if self.kind == "regression" else {}
         bins = {"bins": self.bins.facts()} if self.bins else {}
-        return {"kind": self.kind, "classes": list(self.classes), **scale, **bins}
+        counts = {"counts": list(self.counts)} if self.counts else {}
+        return {"kind": self.kind, "classes": list(self.classes), **scale, **bins, **counts}
 
 
 def softmax(outputs: np.ndarray) -> np.ndarray:
@@ -136,7 +139,7 @@ def continued(shares: np.ndarray) -> np.ndarray:
 
 
 def fit_targets(labels: dict, names: Sequence[str], train: pd.DataFrame, heads: dict | None = None) -> list[Target]:
-    """The targets `names` with their scaling and bins fitted on the training scans, and on nothing else.
+    """The targets `names` with their scaling, bins and counts fitted on the training scans, and on nothing else.
 
     labels: name -> {"kind", "classes"}; train: a row a training scan, a column a label. heads: name -> the stage's
     `heads`, of which `bins` matter here. The sd is that of a population (divided by n). Raises InputError for a target
@@ -163,11 +166,22 @@ def _fit(name: str, label: dict, column: pd.Series, bins: dict | None) -> Target
         problem = f"has {len(classes)} classes; several at once can be learned of at most {MOST_CLASSES}"
     if problem:
         raise InputError([Problem(f"label {name}", problem)])
+    if kind in CLASSES:
+        unfitted = Target(name, kind, classes)
+        return replace(unfitted, counts=_counts(unfitted, known))
     if kind != "regression":
-        return Target(name, kind, classes)
+        return Target(name, kind)
     values = known.astype("float64")
     fitted = fit_bins(bins, name, values.to_numpy()) if bins else None
     return Target(name, kind, (), float(values.mean()), float(values.std(ddof=0)), fitted)
+
+
+def _counts(target: Target, known: pd.Series) -> tuple[int, ...]:
+    """How many of the known labels have each class."""
+    codes = target.truth(known)
+    if target.kind == "multilabel":
+        return tuple(members(codes, len(target.classes)).sum(axis=0).astype(int).tolist())
+    return tuple(np.bincount(codes.astype(int), minlength=len(target.classes)).tolist())
 
 
 def _unlearnable(kind: str, known: pd.Series, scans: int) -> str:
@@ -190,6 +204,7 @@ def read_targets(facts: dict) -> list[Target]:
             item.get("mean"),
             item.get("sd"),
             Bins(**item["bins"]) if item.get("bins") else None,
+            tuple(item.get("counts", ())),
         )
         for name, item in facts.items()
     ]

@@ -19,6 +19,11 @@ class Cox(nn.Module):
     teaches nothing, so batches should be large enough to hold several.
     """
 
+    kinds = ("survival",)
+
+    def __init__(self):
+        super().__init__()
+
     def forward(self, output: Tensor, label: Tensor) -> Tensor:
         """Outputs (B, 1) and times (B,), negative where the event was not seen, 0 where nothing is known -> (B,)."""
         risk, time, seen = output[:, 0], label.abs(), label > 0

@@ -15,10 +15,14 @@ class KLDivergence(Term):
     of that distribution. Beside Reconstruction by l1, the bound of a Laplace distribution of scale 1 has weight 1/2.
     """
 
+    sees_unlabelled = True
     heads = {"posterior": {"class_path": "PosteriorHead", "init_args": {}}}
 
+    def __init__(self):
+        super().__init__()
+
     def forward(self, step: Step) -> Tensor:
-        """The term's value, a scalar."""
-        mean, log_variance = step.outputs["posterior"].chunk(2, dim=1)
+        """The term's value, a scalar, over all images that pass."""
+        mean, log_variance = step.passed.outputs["posterior"].float().chunk(2, dim=1)
         divergence = (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1) / 2
         return 2 / step.images[0].numel() * divergence.mean()

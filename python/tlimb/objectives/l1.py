@@ -15,6 +15,9 @@ class L1Weights(Term):
     default_weight = 1e-6
     on_features = True
 
+    def __init__(self):
+        super().__init__()
+
     def forward(self, step: Step) -> Tensor:
         """The penalty, a scalar."""
         counted = [parameter for name, parameter in step.network.named_parameters() if "bias" not in name]
@@ -29,6 +32,9 @@ class L1Code(Term):
 
     default_weight = 1e-6
     heads = {"code": {"class_path": "CodeHead", "init_args": {}}}
+
+    def __init__(self):
+        super().__init__()
 
     def forward(self, step: Step) -> Tensor:
         """The penalty, a scalar."""

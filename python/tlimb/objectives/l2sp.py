@@ -3,10 +3,10 @@
 Li, Grandvalet, Davoine (2018), "Explicit inductive bias for transfer learning with convolutional networks", ICML.
 """
 
-import torch
 from torch import Tensor, nn
 
-from tlimb.errors import InputError, Problem
+from tlimb.objectives.frozen import require_pretrained
+from tlimb.objectives.numbers import require_at_least
 from tlimb.objectives.term import Beginning, Step, Term
 
 
@@ -20,7 +20,8 @@ class L2SP(Term):
 
     It knows no third kind of weights: blocks that start anew, adapters and parts without weights are refused beside it.
 
-    alpha, beta: at least 0. Raises InputError where the encoder is not pretrained: there is nothing to stay near.
+    alpha, beta: at least 0. Raises InputError for others, and where the encoder is not pretrained: there is nothing to
+    stay near.
     """
 
     needs = ("pretrained", "whole")
@@ -28,28 +29,29 @@ class L2SP(Term):
 
     def __init__(self, alpha: float = 0.01, beta: float = 0.01):
         super().__init__()
+        require_at_least("L2SP", alpha=alpha, beta=beta)
         self.alpha, self.beta = alpha, beta
 
     def start(self, beginning: Beginning) -> None:
         """Copy the weights that the encoder starts from."""
-        if not beginning.pretrained:
-            message = "there is no pretrained encoder to stay near"
-            raise InputError(
-                [Problem("objective.auxiliary: L2SP", message, "leave it out where training is from scratch")]
-            )
-        for number, weight in enumerate(_weights(beginning.network.encoder)):
+        require_pretrained(beginning, "L2SP")
+        for number, weight in enumerate(kernels(beginning.network.encoder)):
             self.register_buffer(f"start{number}", weight.detach().clone())
 
     def forward(self, step: Step) -> Tensor:
         """The penalty, a scalar."""
         starts, network = list(self.buffers()), step.network
         shared = sum(
-            (weight - start).square().sum() for weight, start in zip(_weights(network.encoder), starts, strict=True)
+            (weight - start).square().sum() for weight, start in zip(kernels(network.encoder), starts, strict=True)
         )
-        new = sum(weight.square().sum() for weight in _weights(network.heads))
-        return self.alpha / 2 * shared + self.beta / 2 * new
+        return self.alpha / 2 * shared + self.beta / 2 * squared_norm(network.heads)
 
 
-def _weights(module: nn.Module) -> list[torch.nn.Parameter]:
-    """Kernels and matrices: what has more than one axis."""
+def kernels(module: nn.Module) -> list[nn.Parameter]:
+    """Kernels of convolutions and matrices of linear layers: what has more than one axis."""
     return [parameter for parameter in module.parameters() if parameter.ndim > 1]
+
+
+def squared_norm(module: nn.Module) -> Tensor:
+    """The sum of the squares of all kernels of a module, a scalar."""
+    return sum(weight.square().sum() for weight in kernels(module))

@@ -11,6 +11,11 @@ class MultiLabel(nn.Module):
     classification: revisiting neural networks", ECML PKDD.
     """
 
+    kinds = ("multilabel",)
+
+    def __init__(self):
+        super().__init__()
+
     def forward(self, output: Tensor, label: Tensor) -> Tensor:
         """Outputs (B, K) and labels (B, K) of 0 and 1 -> (B,)."""
         return binary_cross_entropy_with_logits(output, label, reduction="none").mean(1)

@@ -1,23 +1,16 @@
 """The sum that training minimises: a primary term over all targets, and auxiliary terms."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from inspect import signature
 
 import torch
 from torch import Tensor, nn
 
-from tlimb import registry
 from tlimb.architectures.network import Network
 from tlimb.architectures.size_check import kept_generator
 from tlimb.data.augment.mixup import Mixed
 from tlimb.data.targets import Target
 from tlimb.errors import InputError, Problem
-from tlimb.objectives.cox import Cox
-from tlimb.objectives.multilabel import MultiLabel
-from tlimb.objectives.ordinal import Ordinal
 from tlimb.objectives.ramp import weight_at
-from tlimb.objectives.soft_bins import SoftBins
 from tlimb.objectives.term import Beginning, Step
 from tlimb.seeds import seed_for
 
@@ -26,37 +19,44 @@ class Objective(nn.Module):
     r"""w_0 primary + sum_k w_k auxiliary_k; weights are numbers, or ramps over the training.
 
     The primary term of a target is the mean over its labelled scans of the loss that the sweep names, or of the usual
-    one: the squared error of the standardised label, the cross-entropy, or what `SoftBins`, `Ordinal` and `MultiLabel`
-    say; of `Cox` it is the mean over the events that were seen. A missing label (NaN) counts nowhere. Over several
-    targets it is the mean of those of which a scan of the batch has a label, or what `combine` makes of them.
+    one of its kind; of `Cox` it is the mean over the events that were seen. A missing label (NaN) counts nowhere. Where
+    classes have weights, c(y) is that of class y, and the mean is sum_i L(out_i, y_i) / sum_i c(y_i), in which L holds
+    its weights already; else c is 1. Over several targets the primary term is the mean of those of which a scan of the
+    batch has a label, or what `combine` makes of them.
 
     A term whose weight is 0 in a step is not computed in it, so that it changes nothing.
 
     After MixUp a scan has two labels a and b and weighs lambda L(out, a) + (1 - lambda) L(out, b): the mean is
 
-        sum_i [lambda_i k(a_i) L(out_i, a_i) + (1 - lambda_i) k(b_i) L(out_i, b_i)]
-        / max(1, sum_i [lambda_i k(a_i) + (1 - lambda_i) k(b_i)]),    k = 1 where a label is known, else 0,
+        sum_i [lambda_i k(a_i) L(out_i, a_i) + (1 - lambda_i) k(b_i) L(out_i, b_i)] min(1, S) / C,
+        S = sum_i [lambda_i k(a_i) + (1 - lambda_i) k(b_i)],    k = 1 where a label is known, else 0,
+        C = sum_i [lambda_i k(a_i) c(a_i) + (1 - lambda_i) k(b_i) c(b_i)],
 
     and the mean over known labels where every lambda is 1. Zhang et al. (2018), "mixup: Beyond empirical risk
     minimization", ICLR.
+
+    last: of a stage with several targets, target -> (mean loss, how many scans it is a mean over) in the last batch
+    that was trained on, without those of which no scan has a label.
     """
 
     def __init__(
         self,
         targets: Sequence[Target],
         losses: dict[str, nn.Module],
-        auxiliary: dict[str, "Weighted"],
+        auxiliary: dict[str, tuple[nn.Module, float | dict]],
         on_images: nn.Module | None = None,
         primary_weight: float | dict = 1.0,
         combine: nn.Module | None = None,
     ):
+        """losses: target -> loss(output, label) -> (B,). auxiliary: name -> term and weight."""
         super().__init__()
         self.targets = list(targets)
         self.losses = nn.ModuleList(losses[target.name] for target in targets if target.name in losses)
         self._on_images, self.combine, self.primary_weight = on_images, combine, primary_weight
         self.names = list(auxiliary)
-        self.auxiliary = nn.ModuleList(item.term for item in auxiliary.values())
-        self.weights = [item.weight for item in auxiliary.values()]
+        self.auxiliary = nn.ModuleList(term for term, _ in auxiliary.values())
+        self.weights = [weight for _, weight in auxiliary.values()]
+        self.last: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def on_images(self) -> nn.Module | None:
@@ -100,17 +100,16 @@ class Objective(nn.Module):
 
         What a term draws follows from torch's generator as it is set for the batch, and from the term's name.
         """
-        values = {}
+        values, noise = {}, torch.initial_seed()
         weight = weight_at(self.primary_weight, step.progress)
         if weight > 0:
             values["primary"] = weight * (self._on_images(step) if self._on_images else self._of_targets(step))
-        noise = torch.initial_seed()
         for name, term, planned in zip(self.names, self.auxiliary, self.weights):
             weight = weight_at(planned, step.progress)
             if weight > 0:
                 torch.manual_seed(seed_for(noise, name))
                 values[name] = weight * term(step)
-        return values
+        return values or {"primary": _nothing(step.passed.outputs)}
 
     def after_step(self, network: Network) -> None:
         """Called after each step of the optimiser."""
@@ -120,41 +119,44 @@ class Objective(nn.Module):
 
     def _of_targets(self, step: Step) -> Tensor:
         """The primary term in training."""
-        if self.combine is None:
-            return self.primary(step.outputs, step.labels)
-        return self.combine(self.each(step.outputs, step.labels), step)
+        means = self._means(step.outputs, step.labels)
+        several = len(self.targets) > 1
+        self.last = {name: (mean.detach(), scans.detach()) for name, (mean, scans) in means.items()} if several else {}
+        losses = {name: mean for name, (mean, _) in means.items()}
+        if self.combine is None or not losses:
+            return _mean(losses, step.outputs)
+        torch.manual_seed(seed_for(torch.initial_seed(), "combine"))
+        return self.combine(losses, step)
 
     def primary(self, outputs: dict[str, Tensor], labels: list[Tensor] | Mixed) -> Tensor:
         """The primary term of outputs {target: (B, outputs)} and labels, one (B,) or (B, classes) a target with NaN
-        where missing, as it is measured on the validation part too. Raises InputError where times until an event were
+        where missing, as it is measured on the validation part. Raises InputError where times until an event were
         mixed."""
         losses = self.each(outputs, labels)
-        if self.combine is not None and hasattr(self.combine, "measured"):
+        if losses and hasattr(self.combine, "measured"):
             return self.combine.measured(losses)
-        return sum(losses.values()) / max(len(losses), 1) if losses else outputs[self.targets[0].name].sum() * 0
+        return _mean(losses, outputs)
 
     def each(self, outputs: dict[str, Tensor], labels: list[Tensor] | Mixed) -> dict[str, Tensor]:
         """Target -> the mean loss over its labelled scans, a scalar; without those of which no scan has a label."""
+        return {name: mean for name, (mean, _) in self._means(outputs, labels).items()}
+
+    def _means(self, outputs, labels) -> dict[str, tuple[Tensor, Tensor]]:
+        """Target -> the mean loss over its labelled scans, and how many these are."""
         found = {}
         for place, (target, loss) in enumerate(zip(self.targets, self.losses)):
-            losses, weights = 0.0, 0.0
+            losses, counted, scans = 0.0, 0.0, 0.0
             for label, weight in _weighted(target, labels, place):
                 known = torch.where(_uncounted(target, label), 0.0, weight)
-                each = loss(*_as_torch_wants(target, outputs[target.name], label.nan_to_num(0.0)))
+                output, wanted = _as_losses_want(target, outputs[target.name], label.nan_to_num(0.0))
+                each = loss(output, wanted)
                 each = each if each.ndim == 1 else each.mean(1)
                 losses = losses + torch.where(known > 0, known * each, 0.0).sum()
-                weights = weights + known.sum()
-            if weights > 0:
-                found[target.name] = losses / weights.clamp(min=1)
+                counted = counted + (known * loss.counted(wanted) if hasattr(loss, "counted") else known).sum()
+                scans = scans + known.sum()
+            if counted > 0:
+                found[target.name] = losses / counted * scans.clamp(max=1), scans
         return found
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """An auxiliary term with its weight: a number, or a ramp as a dict."""
-
-    term: nn.Module
-    weight: float | dict
 
 
 def _weighted(target: Target, labels: list[Tensor] | Mixed, place: int) -> list[tuple[Tensor, Tensor | float]]:
@@ -174,66 +176,18 @@ def _uncounted(target: Target, label: Tensor) -> Tensor:
     return label.isnan() if label.ndim == 1 else label.isnan().any(1)
 
 
-def build_objective(spec: dict, targets: Sequence[Target], trusted=()) -> Objective:
-    """The objective of a stage, a `tlimb.config.Objective` as a dict; `primary` is null for the usual one by kind of
-    target. Raises InputError for a term that does not exist.
-    """
-    on_images = _on_images(spec["primary"], trusted)
-    losses = {} if on_images else {target.name: _primary(spec["primary"], target, trusted) for target in targets}
-    auxiliary = {}
-    for item in spec["auxiliary"]:
-        term = registry.load("objective", item["class_path"], trusted)(**item["init_args"])
-        name = item["class_path"].rpartition(".")[2].lower()
-        same = sum(1 for other in auxiliary if other.split("_")[0] == name)
-        weight = item.get("weight")
-        weight = getattr(term, "default_weight", 1.0) if weight is None else weight
-        auxiliary[f"{name}_{same + 1}" if same else name] = Weighted(term, weight)
-    combine = None if spec["combine"] is None else _built("combination", spec["combine"], trusted)
-    return Objective(targets, losses, auxiliary, on_images, spec["primary_weight"], combine)
-
-
-def _built(kind: str, spec: dict, trusted, **links) -> nn.Module:
-    """A module of a class, with those links that its constructor has arguments for."""
-    made = registry.load(kind, spec["class_path"], trusted)
-    wanted = signature(made).parameters
-    return made(**spec["init_args"], **{name: value for name, value in links.items() if name in wanted})
-
-
-def _on_images(spec: dict | None, trusted) -> nn.Module | None:
-    """A primary term of tlimb's own form (network, batch, outputs), which says so by `on_images`."""
-    if spec is None or "class_path" not in spec:
-        return None
-    term = registry.load("objective", spec["class_path"], trusted)
-    return term(**spec["init_args"]) if getattr(term, "on_images", False) else None
-
-
-def _primary(spec: dict | None, target: Target, trusted) -> nn.Module:
-    if spec is not None and "class_path" not in spec:
-        spec = spec.get(target.name)
-    if spec is None:
-        return _usual(target)
-    if target.bins:
-        message = f"the head of '{target.name}' has bins, which are learned by a loss of their own"
-        raise InputError([Problem("objective.primary", message, "leave out one of the two")])
-    loss_class = registry.load("objective", spec["class_path"], trusted)
-    if not loss_class.__module__.startswith("torch."):
-        return _built("objective", spec, trusted, target=target)
-    if "reduction" in spec["init_args"]:
-        raise InputError(
-            [Problem("objective.primary.init_args.reduction", "is always the mean over scans; leave it out")]
-        )
-    return loss_class(**spec["init_args"], reduction="none")
-
-
-def _usual(target: Target) -> nn.Module:
-    """The loss of a target where the sweep names none."""
-    if target.kind == "regression":
-        return SoftBins(target) if target.bins else nn.MSELoss(reduction="none")
-    own = {"ordinal": Ordinal, "multilabel": MultiLabel, "survival": Cox}
-    return own[target.kind]() if target.kind in own else nn.CrossEntropyLoss(reduction="none")
-
-
-def _as_torch_wants(target: Target, output: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+def _as_losses_want(target: Target, output: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs in 32 bits at least, those of a quantity as (B,); numbers of classes as whole ones."""
+    output = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
     if target.kind == "classification":
         return output, label.long()
     return (output[:, 0], label) if target.kind == "regression" and not target.bins else (output, label)
+
+
+def _mean(losses: dict[str, Tensor], outputs: dict[str, Tensor]) -> Tensor:
+    return sum(losses.values()) / len(losses) if losses else _nothing(outputs)
+
+
+def _nothing(outputs: dict[str, Tensor]) -> Tensor:
+    """0, with gradients of 0 for what the outputs come from."""
+    return sum(output.sum() for output in outputs.values()) * 0

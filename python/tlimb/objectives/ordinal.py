@@ -21,6 +21,11 @@ class Ordinal(nn.Module):
     The prediction is the number of classes j with P(y > j) > 1/2: the median.
     """
 
+    kinds = ("ordinal",)
+
+    def __init__(self):
+        super().__init__()
+
     def forward(self, output: Tensor, label: Tensor) -> Tensor:
         """Outputs (B, K - 1) and classes (B,) -> (B,)."""
         place = torch.arange(output.shape[1], device=output.device)

@@ -8,8 +8,8 @@ def weight_at(weight: float | dict, progress: float) -> float:
     curves are. progress: 0 at the first step, 1 at the last one."""
     if not isinstance(weight, dict):
         return float(weight)
-    x = min(progress / weight["until"], 1.0)
-    return weight["start"] + (weight["end"] - weight["start"]) * CURVES[weight["ramp"]](x)
+    share = CURVES[weight["ramp"]](min(progress / weight["until"], 1.0))
+    return (1 - share) * weight["start"] + share * weight["end"]
 
 
 def dann(x: float) -> float:

@@ -7,23 +7,24 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
 from tlimb.errors import InputError, Problem
-from tlimb.objectives.term import Beginning, Step, Term
-from tlimb.seeds import seed_for
+from tlimb.objectives.own_pass import still_statistics
+from tlimb.objectives.term import Step, Term
 
 
 class Reconstruction(Term):
     r"""mean over scans and voxels of (x' - x)^2, or of |x' - x|; x' is the decoder's image of x.
 
-    As a primary term it learns without labels. As an auxiliary term beside the cross-entropy it is trans-MRI's mixed
-    mode: its alpha MSE + (1 - alpha) CE is CE + weight MSE times 1 - alpha, with weight = alpha / (1 - alpha); the
-    factor 1 - alpha, common to all gradients, is one that Adam does not see.
+    As a primary term it learns without labels. As an auxiliary term it is taken over all scans of a step, labelled or
+    not; beside the cross-entropy it is trans-MRI's mixed mode alpha MSE + (1 - alpha) CE, with alpha as its weight and
+    1 - alpha as the `primary_weight` of the objective.
 
     The decoder is the head "reconstruction": a Decoder, unless the stage names another one under `heads`.
 
     masked: share of cubes of `patch` voxels that are set to 0 before the encoder, drawn anew for each scan and epoch in
     training, and alike in every epoch otherwise; the mean is then over the voxels in them alone: Xie et al. (2022),
     "SimMIM: A simple framework for masked image modeling", CVPR (there 0.6, patches of 32 pixels, l1, and a learnt
-    value in place of 0). For a primary term only.
+    value in place of 0). As an auxiliary term it then passes images of its own, since the primary term sees them whole,
+    and leaves batch norm's running statistics alone.
     """
 
     on_images = True
@@ -37,43 +38,42 @@ class Reconstruction(Term):
             message = f"expected masked from 0 to below 1 and patch of at least 1, found {masked} and {patch}"
             raise InputError([Problem("Reconstruction", message)])
         self.loss, self.masked, self.patch = loss, masked, patch
+        self.sees_unlabelled = masked == 0  # its own pass takes them where it masks
         self.mask: Tensor | None = None
 
-    def start(self, beginning: Beginning) -> None:
-        """Called where it is an auxiliary term. Raises InputError if it masks: the primary term would see the holes."""
-        if self.masked:
-            message = "masks images for the primary term, too; make it the primary term, or set masked to 0"
-            raise InputError([Problem("objective.auxiliary: Reconstruction", message)])
-
     def seen(self, images: Tensor) -> Tensor:
-        """The images (B, C, ...) as the network sees them: with holes, which are remembered for `forward`."""
+        """The images (B, C, ...) as the network sees them: with holes, which are remembered for `each`."""
         if not self.masked:
             return images
-        fixed = None if self.training else torch.Generator(images.device).manual_seed(seed_for(0, "mask"))
-        self.mask = draw_mask(images, self.masked, self.patch, fixed)
+        self.mask = draw_mask(images, self.masked, self.patch)
         return images.masked_fill(self.mask, 0.0)
 
     def forward(self, step: Step) -> Tensor:
         """The term's value, a scalar, over all images that pass."""
-        images = step.images if step.whole else step.labelled_images
-        return self.each(images, step.passed.outputs).mean()
+        return self.each(step).mean()
 
-    def each(self, images: Tensor, outputs: dict[str, Tensor]) -> Tensor:
+    def each(self, step: Step) -> Tensor:
         """The mean error of each scan, (B,), over all of its voxels or those that were hidden."""
-        errors = {"mse": mse_loss, "l1": l1_loss}[self.loss](outputs[self.head], images, reduction="none").flatten(1)
+        if self.masked and step.seen != self.seen:
+            images = step.images
+            with still_statistics(step.network):
+                made = step.network.passed(self.seen(images), [self.head]).outputs[self.head]
+        else:
+            images = step.images if step.whole else step.labelled_images
+            made = step.passed.outputs[self.head]
+        errors = {"mse": mse_loss, "l1": l1_loss}[self.loss](made.float(), images.float(), reduction="none").flatten(1)
         if not self.masked:
             return errors.mean(dim=1)
         hidden = self.mask.expand_as(images).flatten(1)
         return (errors * hidden).sum(dim=1) / hidden.sum(dim=1)
 
 
-def draw_mask(images: Tensor, share: float, patch: int, generator: torch.Generator | None = None) -> Tensor:
+def draw_mask(images: Tensor, share: float, patch: int) -> Tensor:
     """True in randomly drawn cubes, (B, 1, ...): of each image the same number of cubes, `share` of them rounded, at
-    least one. Cubes at the end of an axis may be smaller. generator: torch's own where None."""
+    least one. Cubes at the end of an axis may be smaller. Drawn by torch's generator of the CPU."""
     grid = [-(-size // patch) for size in images.shape[2:]]
-    drawn = torch.rand(len(images), *grid, device=images.device, generator=generator)
-    ranks = drawn.flatten(1).argsort(1).argsort(1)
+    ranks = torch.rand(len(images), *grid).flatten(1).argsort(1).argsort(1)
     mask = (ranks < max(1, round(share * ranks.shape[1]))).unflatten(1, (1, *grid))
     for axis, size in enumerate(images.shape[2:]):
         mask = mask.repeat_interleave(patch, axis + 2).narrow(axis + 2, 0, size)
-    return mask
+    return mask.to(images.device)

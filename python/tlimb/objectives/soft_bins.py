@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tlimb.data.targets import Target
+from tlimb.errors import InputError, Problem
 
 
 class SoftBins(nn.Module):
@@ -18,10 +19,17 @@ class SoftBins(nn.Module):
     added to q, and what a label near the first or last bin has beyond them is lost, not shared among the bins.
 
     The prediction is the expected centre of a bin, sum_b p_b (l_b + r_b) / 2.
+
+    Raises InputError for a target without bins.
     """
+
+    kinds = ("regression",)
 
     def __init__(self, target: Target):
         super().__init__()
+        if target.bins is None:
+            hint = f'"heads": {{"{target.name}": {{"bins": {{"width": 1, "sigma": 1}}}}}} gives it some'
+            raise InputError([Problem("SoftBins", f"the head of '{target.name}' has no bins", hint)])
         edges = (torch.from_numpy(target.bins.edges) - target.mean) / target.sd
         self.register_buffer("edges", edges, persistent=False)
         self.sigma = target.bins.sigma / target.sd

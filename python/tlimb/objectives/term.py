@@ -84,7 +84,9 @@ class Beginning:
     training scans that have labels once, in their order and without augmentation, as (images, labels) on the CPU; may
     be costly. source_heads: target of the stage before -> its head's tensors; source_targets: those targets. fisher:
     parameter of the encoder -> the diagonal of its Fisher information there, where that stage kept it. input_shape:
-    (C, ...) of an image. total_steps: of the whole training.
+    (C, ...) of an image. total_steps: of the whole training. trusted: modules beyond
+    the usual ones whose classes may be used. source_temperatures: target of the stage before -> what its head's outputs
+    are divided by to be calibrated.
     """
 
     network: Network
@@ -97,6 +99,8 @@ class Beginning:
     fisher: dict[str, Tensor] | None = None
     input_shape: tuple[int, ...] = ()
     total_steps: int = 1
+    trusted: tuple[str, ...] = ()
+    source_temperatures: dict[str, float] = field(default_factory=dict)
 
 
 class Term(nn.Module):
@@ -105,7 +109,8 @@ class Term(nn.Module):
     Class attributes, plain values that are read before anything is imported:
     needs: what it cannot do without: "pretrained" (weights to start from), "whole" (all of the encoder is pretrained:
     no new blocks, adapters or parts), "unlabelled" (a second set of scans: `data.unlabelled` or `data.target`),
-    "targets" (two or more), "fisher" (kept by the stage before), "source_head" (a head of classes or bins in the stage
+    "targets" (two or more), "moving" (an encoder that trains), "fisher" (kept by the stage before), "tokens" (an encoder that can pass some
+    patches alone), "source_head" (a head of classes or bins in the stage
     before), "column" (its argument `column` names a label column).
     sees_unlabelled: the pass of a step takes unlabelled images too, for `unlabelled_outputs` and `unlabelled_features`.
     on_images: it learns from images alone, and may be the primary term of a stage without targets.

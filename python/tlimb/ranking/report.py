@@ -241,7 +241,7 @@ def _pretrainings(groups: dict[str, list[dict]], results: Results) -> list[dict]
         if scores and scores["status"] == "ok":
             row["persons"] = scores["n"]["persons"]
             row["scores"] = [_headline(target, facts) for target, facts in scores["targets"].items()]
-            row["scores"] += _reconstructed(scores.get("reconstruction", {}))
+            row["scores"] += _losses(scores.get("loss", {}))
         rows.append(row)
     return rows
 
@@ -252,11 +252,12 @@ def _headline(target: str, facts: dict) -> dict:
     return found | {"target": target, "metric": WORDS[metric], "digits": decimals(found["low"], found["high"])}
 
 
-def _reconstructed(errors: dict) -> list[dict]:
-    """The error with which a stage without targets reconstructs its held-out images."""
+def _losses(losses: dict) -> list[dict]:
+    """What a stage without targets minimises, on its held-out images."""
     words = {"mse": "mean squared error", "l1": "mean absolute error"}
+    target = {name: "reconstruction" if name in words else "no labels" for name in losses}
     return [
-        found | {"target": "reconstruction", "metric": words[name], "digits": 4} for name, found in errors.items()
+        found | {"target": target[name], "metric": words.get(name, name), "digits": 4} for name, found in losses.items()
     ]
 
 

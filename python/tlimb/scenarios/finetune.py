@@ -23,6 +23,7 @@ from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.progress import TrainingFailed
 from tlimb.scenarios.results import Settings, carry_through, keep_for, outcome, write_history
 from tlimb.scenarios.train import train
+from tlimb.search.scans import SECOND
 from tlimb.state import Kept
 from tlimb.store import Store
 from tlimb.weights.statistics import statistics
@@ -44,7 +45,7 @@ def finetune(
     trials = sorted(job.facts["trials"], key=images_key)
     starts = [start_of(trial["spec"]["stages"][-1], inits.get(trial["init"]), files) for trial in trials]
     _check(job, trials, starts, store)
-    seen = job.rows[job.rows["role"].isin(["train", "validation"])]
+    seen = job.rows[job.rows["role"].isin(["train", "validation", *SECOND])]
     source = Source(store, seen["scan_id"].tolist(), settings.device, settings.trusted)
     for trial, encoder in zip(trials, starts):
         _trial(trial, job, encoder, files, source, Path(out) / trial["id"], settings)
@@ -56,7 +57,7 @@ def _check(job: Job, trials: list[dict], starts: list[Pretrained | None], store:
     }
     problems = []
     for split, folder, disjoint in sorted(asked):
-        roles = {"validation", "test"} | ({"train"} if disjoint else set())
+        roles = {"validation", "test"} | ({"train", *SECOND} if disjoint else set())
         try:
             check_encoder(asked[split, folder, disjoint], store, job.split(split), roles, f"split {split}")
         except InputError as error:
@@ -81,7 +82,8 @@ def _trial(
     settings: Settings,
 ) -> None:
     spec, rows = trial["spec"], job.split(trial["split"])
-    run = StageRun(spec["architecture"], spec["stages"][-1], spec["seed"], rows, job.labels, encoder, files)
+    stage, columns = spec["stages"][-1], job.facts["columns"]
+    run = StageRun(spec["architecture"], stage, spec["seed"], rows, job.labels, encoder, files, columns)
     start = start_digest(run.stage, encoder, files)
     kept = keep_for(trial["id"], rows, job.labels, run.stage, source.store, start, settings)
     about = _about(trial, rows, encoder, source.store) | {"licence": job.facts["licence"]}
@@ -117,6 +119,6 @@ def _about(trial: dict, rows: pd.DataFrame, encoder: Pretrained | None, store: S
         "recipe": recipe_of(store),
         "persons": sorted({*before, *map(person_digest, rows["person"])}),
         "monitor": stage["monitor"],
-        "n": {role: int((rows["role"] == role).sum()) for role in ("train", "validation", "test")},
+        "n": {role: int((rows["role"] == role).sum()) for role in ("train", "validation", "test", *SECOND)},
         "spec": spec,
     }

@@ -144,10 +144,10 @@ def prepare(run: StageRun, source: Source) -> Training:
         key = [run.architecture, run.seed, stage["weights"], start, data["module"], normalise]
         scans = [*train["scan_id"], *validation["scan_id"], *more["scan_id"]]
         shown = View(source.features(network, key, scans, view), view.input_shape, BaseDataModule())
+    parts = [shown.dataset(rows, [*targets, *columns]) if len(rows) else None for rows in (train, validation, more)]
     training = Training(
-        stage, run.seed, network, objective, targets, shown.dataset(train, [*targets, *columns]),
-        shown.dataset(validation, targets), shown, _order(run, train, source.trusted), tuner, normalise, start, featured,
-        source.trusted, columns, shown.dataset(more, [*targets, *columns]) if len(more) else None,
+        stage, run.seed, network, objective, targets, parts[0], parts[1], shown, _order(run, train, source.trusted),
+        tuner, normalise, start, featured, source.trusted, columns, unlabelled=parts[2],
     )  # fmt: skip
     objective.start(_beginning(training, encoder, start is not None), run.seed)
     return training
@@ -167,6 +167,8 @@ def _beginning(training: Training, encoder: Pretrained | None, pretrained: bool)
         encoder.fisher() if encoder is not None else None,
         tuple(training.view.input_shape),
         training.stage["epochs"] * steps_an_epoch(training),
+        training.trusted,
+        encoder.facts.get("temperatures", {}) if encoder is not None else {},
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from tlimb.architectures.adapters import attach, build_adapter, merge
 from tlimb.architectures.freezing import Slot, fixed_modules, is_bias, is_norm, place_of, slots_of, unknown
 from tlimb.architectures.network import Network
+from tlimb.architectures.stochnorm import StochNorm, make_ordinary, make_stochastic, stochastic_places
 from tlimb.errors import InputError, Problem
 
 
@@ -30,6 +31,7 @@ class Tuner:
         anew = self.tuning["reinitialise"]
         self._anew = _tensors(self.slots, self.blocks - anew) if anew else {}
         self._adapted: list[tuple[nn.Module, str]] = []
+        self._ordinary: dict[str, nn.Module] = {}
         self._total, self._trainable = sum(parameter.numel() for parameter in network.parameters()), 0
 
     @property
@@ -42,11 +44,13 @@ class Tuner:
         own = self.encoder.state_dict()
         for name, tensor in self._anew.items():
             own[name].copy_(tensor)
+        if self.tuning["stochnorm"] is not None:
+            self._ordinary = make_stochastic(self.encoder, self.tuning["stochnorm"], self._known_norms())
         if self.adapter is not None:
             self._adapted = attach(self.adapter, self.encoder, self.seed)
             if not self._adapted:
                 raise InputError([Problem(self._where("adapter"), "the encoder has no weight that it could adapt")])
-            self.slots = self._slots()
+        self.slots = self._slots()
         self._check_selection()
         self._trainable = sum(parameter.numel() for parameter in self.learned())
         self.set_epoch(1)
@@ -95,9 +99,11 @@ class Tuner:
         return [group for group in groups if group["params"]]
 
     def finish(self) -> None:
-        """Leave an ordinary network: adapters are merged into the weights beside which they stand."""
+        """Leave an ordinary network: adapters are merged into the weights beside which they stand, and batch norms are
+        what they were."""
         merge(self._adapted)
-        self._adapted = []
+        make_ordinary(self.encoder, self._ordinary)
+        self._adapted, self._ordinary = [], {}
 
     def counts(self) -> dict[str, int]:
         """{"total": parameters of the ordinary network, "trainable": parameters that train in any epoch, those of
@@ -133,6 +139,12 @@ class Tuner:
             return [slot for slot in slots if (is_bias if only == "bias" else is_norm)(slot)]
         return slots
 
+    def _known_norms(self) -> list[str]:
+        """The batch norms whose running statistics come with the weights: not those of blocks that start anew."""
+        fresh = self.blocks - self.tuning["reinitialise"]
+        anew = {slot.name for slot in self.slots if slot.block >= fresh}
+        return [name for name in stochastic_places(self.encoder) if name not in anew]
+
     def _where(self, key: str) -> str:
         return f"stages.{self.stage['name']}.tuning.{key}"
 
@@ -149,6 +161,9 @@ class Tuner:
         if tuning["reinitialise"] >= self.blocks:
             message = f"the encoder has {self.blocks} blocks; found {tuning['reinitialise']}, expected fewer"
             problems.append(Problem(self._where("reinitialise"), message, 'strategy "scratch" starts all of them anew'))
+        if tuning["stochnorm"] is not None and not self._known_norms():
+            message = "the encoder has no batch norm with statistics from before"
+            problems.append(Problem(self._where("stochnorm"), message, "leave it out"))
         if not problems and isinstance(tuning["unfreeze"], list):
             problems = self._backward_problems(tuning["unfreeze"])
         if problems:
@@ -170,6 +185,11 @@ class Tuner:
         if only is not None and not self._trained(begin):
             kind = {"bias": "bias", "norm": "normalisation with a scale or shift"}[only]
             raise InputError([Problem(self._where("only"), f"what may train of the encoder has no {kind}")])
+        if self._ordinary:
+            self.set_epoch(self.stage["epochs"])
+            if not any(isinstance(of, StochNorm) and of.training for of in self.encoder.modules()):
+                message = "no batch norm whose statistics come with the weights ever trains"
+                raise InputError([Problem(self._where("stochnorm"), message, "leave it out")])
         fresh = self.blocks - self.tuning["reinitialise"]
         if any(slot.block >= fresh for slot in self.slots[:begin]):
             message = f"block {self.encoder.blocks[fresh]} starts anew and not all of it trains"

@@ -4,6 +4,7 @@ import ast
 
 from tlimb import registry
 from tlimb.errors import Problem, nearest
+from tlimb.search.scans import terms_of
 
 
 def class_problems(trial: dict, trusted=()) -> list[Problem]:
@@ -41,8 +42,24 @@ def _of_stage(stage: dict, where: str) -> list[tuple[str, str, dict | None]]:
     named = own + [(kind, f"{where}.data.{kind}", data[kind]) for kind in ("module", "dataset", "sampler", "normalise")]
     named += [("augment", f"{where}.data.augment[{j}]", step) for j, step in enumerate(data["augment"])]
     named += [(kind, f"{where}.{kind}", stage[kind]) for kind in ("optimizer", "scheduler")]
-    named.append(("objective", f"{where}.objective.primary", objective["primary"]))
-    return named + [("objective", f"{where}.objective.auxiliary[{j}]", t) for j, t in enumerate(objective["auxiliary"])]
+    named += [("scenario", f"{where}.scenario", stage["scenario"])]
+    named += [("callback", f"{where}.callbacks[{j}]", spec) for j, spec in enumerate(stage["callbacks"])]
+    named.append(("combination", f"{where}.objective.combine", objective["combine"]))
+    for path, term in terms_of(objective):
+        named += [("objective", f"{where}.objective.{path}", term), *_views(f"{where}.objective.{path}", term)]
+    return named
+
+
+def _views(where: str, term: dict) -> list[tuple[str, str, dict]]:
+    """(kind, JSON path, class) of the augmentations that a term names for views of its own."""
+    found = []
+    for name in ("views", "weak", "strong"):
+        listed = term["init_args"].get(name)
+        for j, step in enumerate(listed if isinstance(listed, list) else []):
+            if isinstance(step, dict) and isinstance(step.get("class_path"), str):
+                spec = {"class_path": step["class_path"], "init_args": step.get("init_args", {})}
+                found.append(("augment", f"{where}.init_args.{name}[{j}]", spec))
+    return found
 
 
 def function_problems(path: str, where: str, trusted=()) -> list[Problem]:

@@ -4,10 +4,11 @@ from tlimb import registry
 from tlimb.config import ClassSpec, Split, Stage, TrialBase
 from tlimb.errors import Problem, nearest
 from tlimb.files import canonical_json
+from tlimb.search.scans import asked_of, terms_of
+from tlimb.search.terms import heads_of_terms, learns_from_images, says, scenario_problems, term_problems
 from tlimb.search.tuning_problems import tuning_problems
 from tlimb.splits import ALWAYS, USED
 
-NEEDS_PRETRAINED = {"tlimb.objectives.l2sp.L2SP"}
 FITTED = {registry.SHORT_NAMES["architecture"][name] for name in ("LinearBaseline", "BoostedBaseline")}
 """Networks that are fitted, not trained: what only training looks at is dropped from their trials."""
 
@@ -17,11 +18,7 @@ AXES = {"SFCN": 3, "SliceSet": 3, "SliceLSTM": 3, "CNN3D": 3, "SliceCNN": 2, "Ti
 }
 """Axes of space that tlimb's own networks take, "dims" where their argument says so (3 unless set)."""
 
-WITHOUT_LABELS = {"tlimb.objectives.reconstruction.Reconstruction"}
-"""Primary terms that learn from images alone."""
-
 KL_DIVERGENCE = registry.SHORT_NAMES["objective"]["KLDivergence"]
-HEADS_OF_TERMS = ("reconstruction", "code", "posterior")
 SERIES_MODULE = registry.SHORT_NAMES["module"]["SeriesDataModule"]
 VOLUME_MODULES = {path for path in registry.SHORT_NAMES["module"].values() if path != SERIES_MODULE}
 DIMENSIONS = {1: "time series", 2: "slices", 3: "volumes"}
@@ -45,11 +42,14 @@ def combination_problems(trial: TrialBase, recipes: dict) -> list[Problem]:
     problems = split_problems(trial.split, "split")
     last = len(trial.stages) - 1
     for i, stage in enumerate(trial.stages):
-        problems += _objective_problems(stage, i) + _module_problems(stage, recipes[stage.data.recipe].kind, i)
+        starts = stage.strategy != "scratch" and bool(i or _published(stage))
+        before = trial.stages[i - 1] if i and _starts_from_stage(stage) else None
+        problems += term_problems(stage, i, starts, before) + scenario_problems(stage, i, last=i == last)
+        problems += _module_problems(stage, recipes[stage.data.recipe].kind, i)
         problems += _label_problems(stage, i, is_last=i == last) + _start_problems(trial, i)
         if i >= first_of(trial.stages):
             architecture = stage.architecture or trial.architecture
-            problems += _axes_problems(architecture, stage, i) + _term_problems(architecture, stage, i)
+            problems += _axes_problems(architecture, stage, i) + _network_problems(architecture, stage, i)
         anew = i == 0 and not _published(stage)
         strategy, where = "scratch" if anew else stage.strategy or "full", f"stages[{i}].tuning"
         problems += tuning_problems(stage.tuning.model_dump(), strategy, where, epochs=stage.epochs)
@@ -86,26 +86,29 @@ def _starts_from_stage(stage: Stage) -> bool:
 
 def _label_problems(stage: Stage, i: int, is_last: bool) -> list[Problem]:
     """A stage with targets needs labelled scans and one without a primary term that needs no labels."""
-    where, primary = f"stages[{i}]", stage.objective.primary
-    path = registry.locate("objective", primary.class_path) if primary else ""
+    where, data = f"stages[{i}]", stage.data
     if not stage.targets and is_last:
         return [Problem(f"{where}.targets", "missing; the last stage is what is measured, by its first target")]
-    if stage.targets and stage.data.labelled is None:
+    if stage.targets and data.labelled is None and data.source is None:
         message = f"missing; {', '.join(stage.targets)} must be known to learn it"
         return [Problem(f"{where}.data.labelled", message, "rename `unlabelled`, or leave out `targets`")]
-    if not stage.targets and not _learns_from_images(path):
+    if not stage.targets and not learns_from_images(stage):
         message = "a stage without targets needs a primary term that learns from images alone"
         return [Problem(f"{where}.objective.primary", message, "such as Reconstruction")]
-    terms = [primary, *stage.objective.auxiliary]
-    paths = [registry.locate("objective", term.class_path) for term in terms if term]
-    if not all(name.startswith(("tlimb.", "torch.")) for name in paths):
-        return []  # a term of one's own may ask for heads of any name
-    problems = []
-    for name in stage.heads:
-        if name not in (*stage.targets, *HEADS_OF_TERMS):
-            message = "no target of this stage is called so"
-            problems.append(Problem(f"{where}.heads.{name}", message, nearest(name, stage.targets)))
-    return problems
+    if not stage.targets and (data.source is not None or data.labelled is not None):
+        role = "source" if data.source is not None else "labelled"
+        message = "a stage without targets has one set of scans"
+        return [Problem(f"{where}.data.{role}", message, "expected `unlabelled`")]
+    known = [*stage.targets, *heads_of_terms(stage)]
+    message = "no target of this stage, and no head of a term, is called so"
+    unknown = [] if _has_own_terms(stage) else [name for name in stage.heads if name not in known]
+    return [Problem(f"{where}.heads.{name}", message, nearest(name, known)) for name in unknown]
+
+
+def _has_own_terms(stage: Stage) -> bool:
+    """Whether a user's own class is among the terms: what heads it asks for may be known to its instances alone."""
+    paths = [registry.locate("objective", term["class_path"]) for _, term in terms_of(stage.objective.model_dump())]
+    return not all(path.startswith(("tlimb.", "torch.")) for path in paths)
 
 
 def _part_problems(stage: Stage, where: str) -> list[Problem]:
@@ -117,11 +120,6 @@ def _part_problems(stage: Stage, where: str) -> list[Problem]:
     message = f"only '{stage.weights.part}' has weights to start from; {{}} would keep the rest at random values"
     hint = "expected strategy full; tuning.freeze_up_to keeps the blocks before one as they are"
     return [Problem(f"{where}.weights.part", message.format(name), hint) for name, fixed in fixing.items() if fixed]
-
-
-def _learns_from_images(path: str) -> bool:
-    """Whether a primary term needs no labels; that of a user's own may be so."""
-    return path in WITHOUT_LABELS or not path.startswith(("tlimb.", "torch.")) and path != ""
 
 
 def _start_problems(trial: TrialBase, i: int) -> list[Problem]:
@@ -205,46 +203,19 @@ def _earlier_split_problems(split: Split, where: str) -> list[Problem]:
     return problems if problems else split_problems(split, where)
 
 
-def _term_problems(architecture: ClassSpec, stage: Stage, i: int) -> list[Problem]:
-    """Auxiliary terms that tlimb's own networks cannot serve."""
+def _network_problems(architecture: ClassSpec, stage: Stage, i: int) -> list[Problem]:
+    """Terms that tlimb's own networks cannot serve."""
     problems = []
-    for j, term in enumerate(stage.objective.auxiliary):
-        path, where = registry.locate("objective", term.class_path), f"stages[{i}].objective.auxiliary[{j}]"
-        if path == KL_DIVERGENCE and architecture.class_path in AXES and architecture.class_path != "VAE":
-            message = f"{term.class_path} needs a network with a posterior, found {architecture.class_path}"
+    for path, term in terms_of(stage.objective.model_dump()):
+        where, known = f"stages[{i}].objective.{path}", architecture.class_path in AXES
+        path = registry.locate("objective", term["class_path"])
+        if path == KL_DIVERGENCE and known and architecture.class_path != "VAE":
+            message = f"{term['class_path']} needs a network with a posterior, found {architecture.class_path}"
             problems.append(Problem(where, message, "expected VAE"))
-        if path in WITHOUT_LABELS and term.init_args.get("masked"):
-            message = "only a primary term can hide parts of the images"
-            problems.append(Problem(f"{where}.init_args.masked", message, "leave it out"))
+        if "tokens" in says(term, "needs", ()) and known and architecture.class_path != "ViT":
+            message = f"{term['class_path']} passes some patches alone, which {architecture.class_path} cannot"
+            problems.append(Problem(where, message, "expected ViT, or Reconstruction with `masked`"))
     return problems
-
-
-def _objective_problems(stage: Stage, i: int) -> list[Problem]:
-    if stage.strategy != "scratch" and (i or _published(stage)):
-        return _anchor_problems(stage, i)
-    return [
-        Problem(
-            f"stages[{i}].objective.auxiliary",
-            f"{term.class_path} keeps weights near a pretrained encoder, and stage '{stage.name}' starts from scratch",
-            f"give strategy and objective together, as variants of one key such as 'stages.{stage.name}'",
-        )
-        for term in stage.objective.auxiliary
-        if registry.locate("objective", term.class_path) in NEEDS_PRETRAINED
-    ]
-
-
-def _anchor_problems(stage: Stage, i: int) -> list[Problem]:
-    """L2-SP knows pretrained weights and new heads, and nothing between: no new blocks, parts or adapters."""
-    terms = stage.objective.auxiliary
-    anchored = [of for of in terms if registry.locate("objective", of.class_path) in NEEDS_PRETRAINED]
-    between = [f"tuning.{name}" for name in ("reinitialise", "adapter") if getattr(stage.tuning, name)]
-    between += ["weights.part"] if stage.weights and stage.weights.part else []
-    message = "{} keeps the whole encoder near where it starts, and {} brings weights that have no such place"
-    return [
-        Problem(f"stages[{i}].objective.auxiliary", message.format(term.class_path, name), "leave out one of the two")
-        for term in anchored
-        for name in between
-    ]
 
 
 def _module_problems(stage, kind: str, i: int) -> list[Problem]:
@@ -289,10 +260,15 @@ def comparison_problems(specs) -> list[Problem]:
     problems = []
     for where, part in {
         "stages[-1].targets": lambda spec: spec["stages"][-1]["targets"],
-        "stages[-1].data.labelled": lambda spec: spec["stages"][-1]["data"]["labelled"],
+        "stages[-1].data": lambda spec: _measured(spec["stages"][-1]["data"]),
         "split": lambda spec: {key: value for key, value in spec["split"].items() if key != "n"},
     }.items():
         if len({canonical_json(part(spec)) for spec in specs}) > 1:
             message = "varies in the space; candidates would not be measured on the same people and target"
             problems.append(Problem(where, message))
     return problems
+
+
+def _measured(data: dict) -> list:
+    """What decides on whom a stage is measured: the scans that are divided, and those of a target domain."""
+    return [asked_of(data), data["target"]]

@@ -7,7 +7,7 @@ import pandas as pd
 from tlimb.files import digest, write_json, write_jsonl, write_parquet
 from tlimb.labels import ONE_CLASS, classes_of, signed_times
 from tlimb.search.named_files import weights_paths
-from tlimb.search.scans import as_text, labels_of
+from tlimb.search.scans import SECOND, as_text, labels_of, term_columns, with_cohort
 from tlimb.search.suggest import Proposal
 
 FACTS = ["split", "scan_id", "person", "role", "times"]
@@ -20,7 +20,7 @@ def write_round(
 
     summary: as cohort.json. licence: of the weights that the tasks make.
     """
-    folder, labels = Path(folder), summary["labels"]
+    folder, labels = Path(folder), with_cohort(summary["labels"], table)
     write_jsonl(folder / "trials.jsonl", proposal.trials)
     write_jsonl(folder / "pretrainings.jsonl", proposal.pretrainings)
     write_parquet(folder / "splits.parquet", proposal.splits[["split", "scan_id", "role", "times"]])
@@ -41,13 +41,14 @@ def write_round(
 
 
 def packs(trials: list[dict], size: int) -> list[list[dict]]:
-    """Trials in groups of at most `size` that share recipe, split and seed; those from scratch, which wait for nothing,
-    apart. So no trial's labels and classes depend on its neighbours.
+    """Trials in groups of at most `size` that share recipe, split, label columns, devices and seed; those from scratch,
+    which wait for nothing, apart. So no trial's labels and classes depend on its neighbours.
     """
     groups: dict[tuple, list[dict]] = {}
     for trial in trials:
         stage = trial["spec"]["stages"][-1]
-        alike = (stage["data"]["recipe"], trial["split"], tuple(labels_of(stage)), trial["spec"]["seed"])
+        known = *labels_of(stage), *term_columns(stage)
+        alike = (stage["data"]["recipe"], trial["split"], known, stage["trainer"]["devices"], trial["spec"]["seed"])
         groups.setdefault((*alike, trial["init"] == ""), []).append(trial)
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
@@ -59,21 +60,34 @@ def _files(stages: list[dict], known: dict) -> list[dict]:
 
 
 def _write_job(folder: Path, job: dict, rows: pd.DataFrame, stage: dict, labels: dict) -> None:
-    facts, known = {}, labels_of(stage)
-    for name in stage["targets"]:
-        present = classes_of(rows[name], labels[name]["kind"])
-        classes = [one for one in labels[name]["classes"] if one in present]
-        facts[name] = {"kind": labels[name]["kind"], "classes": classes}
-    job |= {"recipe": stage["data"]["recipe"], "shards": sorted(set(rows["chunk"])), "labels": facts}
-    write_json(folder / "job.json", job)
-    rows = rows[[*FACTS, *known]]
-    unseen = ~rows["role"].isin(["train", "validation"])
+    targets = _facts(stage["targets"], rows[~rows["role"].isin(SECOND)], labels)
+    columns = _facts(term_columns(stage), rows[rows["role"].isin(["train", *SECOND])], labels)
+    shards = sorted(set(rows["chunk"]))
+    write_json(folder / "job.json", job | {
+        "recipe": stage["data"]["recipe"], "shards": shards, "labels": targets, "columns": columns
+    })  # fmt: skip
+    known = labels_of(stage)
+    rows = rows[[*FACTS, *dict.fromkeys([*known, *columns])]]
+    hidden = rows["role"].isin(SECOND)
+    rows = rows.assign(**{name: rows[name].mask(hidden) for name in stage["targets"]})
+    unseen = ~(rows["role"].isin(["train", "validation"]) | hidden)
     if job["kind"] == "pretrain":
         write_parquet(folder / "table.parquet", rows)
         return
-    write_parquet(folder / "table.parquet", rows.assign(**{name: rows[name].mask(unseen) for name in known}))
+    masked = {name: rows[name].mask(unseen) for name in rows.columns if name not in FACTS}
+    write_parquet(folder / "table.parquet", rows.assign(**masked))
     write_parquet(folder / "table-validation.parquet", rows[rows["role"] == "validation"])
     write_parquet(folder / "table-test.parquet", rows[unseen])
+
+
+def _facts(names: list[str], rows: pd.DataFrame, labels: dict) -> dict:
+    """Kind and classes of some label columns, the classes that are among the rows in their order."""
+    found = {}
+    for name in names:
+        present = classes_of(rows[name], labels[name]["kind"])
+        classes = [one for one in labels[name]["classes"] if one in present]
+        found[name] = {"kind": labels[name]["kind"], "classes": classes}
+    return found
 
 
 def _class_names(table: pd.DataFrame, labels: dict) -> pd.DataFrame:

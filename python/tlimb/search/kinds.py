@@ -3,7 +3,9 @@
 from tlimb import registry
 from tlimb.errors import Problem
 from tlimb.search.combinations import is_fitted
+from tlimb.search.scans import terms_of
 
+SOFT_BINS = registry.SHORT_NAMES["objective"]["SoftBins"]
 MIXUP = registry.SHORT_NAMES["augment"]["MixUp"]
 
 OWN_LOSS = {
@@ -26,6 +28,38 @@ def fitted_problems(spec: dict, labels: dict) -> list[Problem]:
     ]
 
 
+def _unfit(loss: dict, kind: str, binned: bool) -> str:
+    """Why a loss cannot teach a target of this kind; empty where it can."""
+    path = registry.locate("objective", loss["class_path"])
+    fitting = registry.declared("objective", loss["class_path"], "kinds")
+    if path == SOFT_BINS:
+        return "" if binned else "its head has no bins; heads.<target>.bins gives it some"
+    if binned:
+        return "its head has bins, which are learned by a loss of their own"
+    if path.startswith("torch.") and kind in OWN_LOSS:
+        return OWN_LOSS[kind]
+    if fitting is not None and kind not in fitting:
+        return f"it is for the kind {' and '.join(fitting)}, and this is {kind}"
+    return ""
+
+
+def _term_kind_problems(stage: dict, kinds: dict[str, str], labels: dict, where: str) -> list[Problem]:
+    """Auxiliary terms that need a target of some kind, and label columns of which a term can make nothing."""
+    problems = []
+    for path, term in terms_of(stage["objective"]):
+        place, name = f"{where}.objective.{path}", registry.class_name(term)
+        fitting = registry.declared("objective", term["class_path"], "kinds")
+        if path.startswith("auxiliary") and fitting and not set(fitting) & set(kinds.values()):
+            found = ", ".join(f"'{target}' is of kind {kind}" for target, kind in kinds.items())
+            problems.append(Problem(place, f"{name} needs a target of kind {' or '.join(fitting)}; {found}"))
+        column = term["init_args"].get("column")
+        kind = labels[column]["kind"] if column in labels else "classification"
+        if isinstance(column, str) and kind not in ("classification", "ordinal", "regression"):
+            message = f"{name} looks at classes or quantities, and '{column}' is of kind {kind}"
+            problems.append(Problem(f"{place}.init_args.column", message))
+    return problems
+
+
 def kind_problems(stage: dict, labels: dict) -> list[Problem]:
     """The problems of a stage, whose targets all exist. labels: as in cohort.json."""
     where, data, primary = f"stages.{stage['name']}", stage["data"], stage["objective"]["primary"]
@@ -36,15 +70,15 @@ def kind_problems(stage: dict, labels: dict) -> list[Problem]:
         if kinds[name] != "regression":
             message = f"bins are for quantities, and '{name}' is of kind {kinds[name]}"
             problems.append(Problem(f"{where}.heads.{name}.bins", message))
-    if primary is not None:
-        path = registry.locate("objective", primary["class_path"])
-        of_torch = path.startswith("torch.")
-        reasons = {name: OWN_LOSS[kind] for name, kind in kinds.items() if of_torch and kind in OWN_LOSS}
-        reasons |= dict.fromkeys(binned, "its head has bins, which are learned by a loss of their own")
-        for name, reason in reasons.items():
-            message = f"{primary['class_path']} cannot be the loss of '{name}': {reason}"
-            hint = "leave it out, or give the target a stage of its own"
-            problems.append(Problem(f"{where}.objective.primary", message, hint))
+    for name, kind in kinds.items():
+        each = primary and "class_path" not in primary
+        loss = primary.get(name) if each else primary
+        reason = loss and _unfit(loss, kind, name in binned)
+        if reason:
+            message = f"{loss['class_path']} cannot be the loss of '{name}': {reason}"
+            hint = "leave it out, or name a loss for each target"
+            problems.append(Problem(f"{where}.objective.primary" + (f".{name}" if each else ""), message, hint))
+    problems += _term_kind_problems(stage, kinds, labels, where)
     mixed = any(registry.locate("augment", step["class_path"]) == MIXUP for step in data["augment"])
     for name in [name for name, kind in kinds.items() if mixed and kind == "survival"]:
         message = f"MixUp cannot be used with '{name}': two times until an event have no mixture"

@@ -4,6 +4,7 @@ import pandas as pd
 
 from tlimb.errors import InputError, Problem
 from tlimb.search.preprocessed import Recipes
+from tlimb.search.scans import SECOND
 from tlimb.splits import require_disjoint
 
 
@@ -30,16 +31,20 @@ def _one_image(same: pd.DataFrame) -> Problem:
 
 
 def require_no_leak(trials: list[dict], pretrainings: list[dict], rows: pd.DataFrame) -> None:
-    """Stop where a person has two roles in a split, or is held out in a trial and took part in what it starts from.
+    """Stop where a person has two roles in a split, or is held out in a trial or a pretraining and took part in what
+    it starts from.
 
     trials, pretrainings: lines of a round; rows: those of its splits (split, person, role).
     """
     require_disjoint(rows)
     lines = {line["id"]: line for line in pretrainings}
     everyone = {split: set(part["person"]) for split, part in rows.groupby("split")}
-    held_out = {split: set(part["person"]) for split, part in rows[rows["role"] != "train"].groupby("split")}
+    apart = rows[~rows["role"].isin(["train", *SECOND])]
+    held_out = {split: set(part["person"]) for split, part in apart.groupby("split")}
     crossing = {}
-    for split, init in {(trial["split"], trial["init"]) for trial in trials}:
+    starting = {(trial["split"], trial["init"]) for trial in trials}
+    starting |= {(line["split"], line["parent"]) for line in pretrainings}
+    for split, init in starting:
         while init:
             for person in held_out[split] & everyone[lines[init]["split"]]:
                 crossing[person, split, init] = None

@@ -9,7 +9,7 @@ from tlimb.evaluation.metrics import METRICS
 from tlimb.labels import ONE_CLASS
 from tlimb.modality import kind_of
 from tlimb.search.kinds import kind_problems
-from tlimb.search.scans import asked_of, role_of
+from tlimb.search.scans import roles_of, terms_of, with_cohort
 
 BALANCED = registry.SHORT_NAMES["sampler"]["BalancedSampler"]
 
@@ -18,7 +18,8 @@ class Names:
     """Checks names and gathers what is wrong in `problems`. table: as cohort.parquet; labels: as in cohort.json."""
 
     def __init__(self, sweep: Sweep, table: pd.DataFrame, labels: dict, problems: list[Problem]):
-        self.sweep, self.table, self.labels, self.problems = sweep, table, labels, problems
+        self.sweep, self.table, self.problems = sweep, table, problems
+        self.labels = with_cohort(labels, table)
         self._cohorts = set(table["cohort"])
 
     def check_sweep(self) -> None:
@@ -39,19 +40,29 @@ class Names:
 
     def check_stage(self, stage: dict, split: dict | None) -> bool:
         """Whether the labels, cohorts and modalities of a stage, and the labels of its split, are all there."""
-        where, labelled = f"stages.{stage['name']}", asked_of(stage["data"])
+        where = f"stages.{stage['name']}"
         good = [self.check(f"{where}.targets", "label column", name, self.labels) for name in stage["targets"]]
+        good += [self._check_role(f"{where}.data.{role}", asked) for role, asked in roles_of(stage["data"])]
+        asked = [(path, term["init_args"].get("column")) for path, term in terms_of(stage["objective"])]
         good += [
-            self.check(f"{where}.data.{role_of(stage['data'])}.cohort", "cohort", name, self._cohorts)
-            for name in labelled["cohort"]
+            self.check(f"{where}.objective.{path}.init_args.column", "label column", name, self.labels)
+            for path, name in asked
+            if isinstance(name, str)
         ]
         if all(good[: len(stage["targets"])]):
             found = kind_problems(stage, self.labels)
             self.problems += found
             good.append(not found)
         good.append(self._check_sampler(f"{where}.data.sampler", stage))
-        good += [self._check_modality(stage, name) for name in labelled["modality"] or [] if all(good)]
+        for role, asked in roles_of(stage["data"]):
+            good += [self._check_modality(stage, role, name) for name in asked["modality"] or [] if all(good)]
         return all(good) and (split is None or self.check_split(f"{where}.split", split))
+
+    def _check_role(self, where: str, asked: dict) -> bool:
+        """Whether the cohorts and the columns by which scans are chosen are there, and these have classes."""
+        good = [self.check(f"{where}.cohort", "cohort", name, self._cohorts) for name in asked["cohort"]]
+        reason = "scans are chosen by classes"
+        return all([*good, *(self._check_column(f"{where}.where", name, reason) for name in asked["where"])])
 
     def _check_sampler(self, where: str, stage: dict) -> bool:
         """Whether the label that a stage's sampler draws by is there, and has classes where these are balanced."""
@@ -74,9 +85,9 @@ class Names:
         hint = f'if its numbers are names, say "labels": {{"{name}": "classification"}}'
         return Problem(where, f"'{name}' is of kind {kind}; {reason}", hint if kind == "regression" else "")
 
-    def _check_modality(self, stage: dict, name: str) -> bool:
-        where, data = f"stages.{stage['name']}.data.{role_of(stage['data'])}.modality", stage["data"]
-        cohorts = asked_of(data)["cohort"]
+    def _check_modality(self, stage: dict, role: str, name: str) -> bool:
+        where, data = f"stages.{stage['name']}.data.{role}.modality", stage["data"]
+        cohorts = data[role]["cohort"]
         present = set(self.table.loc[self.table["cohort"].isin(cohorts), "modality"])
         if not self.check(where, f"modality of {', '.join(cohorts)}", name, present):
             return False
@@ -92,15 +103,16 @@ class Names:
         """Whether the labels that a split names are there, and the one whose values are held out has classes."""
         good = [self.check(f"{where}.stratify", "label column", name, self.labels) for name in split["stratify"]]
         if split["scheme"] == "site":
-            good.append(self._check_column(f"{where}.column", split["column"]))
+            reason = "its values cannot be held out one by one"
+            good.append(self._check_column(f"{where}.column", split["column"], reason))
         return all(good)
 
-    def _check_column(self, where: str, name: str) -> bool:
+    def _check_column(self, where: str, name: str, reason: str) -> bool:
         if not self.check(where, "label column", name, self.labels):
             return False
         if self.labels[name]["kind"] in ONE_CLASS:
             return True
-        self.problems.append(self._no_classes(where, name, "its values cannot be held out one by one"))
+        self.problems.append(self._no_classes(where, name, reason))
         return False
 
     def check_monitors(self, spec: dict) -> None:

@@ -54,14 +54,24 @@ def role_of(data: dict) -> str:
 
 
 def asked_of(data: dict) -> dict:
-    """What a stage's `data` says of the scans that are divided, labelled or not: cohort, modality, where, n, missing."""
+    """What a stage's `data` says of the scans that are divided: cohort, modality, where, n, missing."""
     return {"missing": "error"} | data[role_of(data)]
+
+
+def roles_of(data: dict) -> list[tuple[str, dict]]:
+    """(role, what it asks for) of every set of scans that a stage's `data` names."""
+    return [(role, data[role]) for role in ("labelled", "unlabelled", "source", "target") if data[role]]
 
 
 def second_of(data: dict) -> tuple[str, dict] | None:
     """The role, unlabelled or target, and what `data` says of a second set of scans; None where there is one set."""
     role = {"labelled": "unlabelled", "source": "target"}.get(role_of(data))
     return (role, data[role] | {"missing": "mask"}) if role and data[role] else None
+
+
+def with_cohort(labels: dict, table: pd.DataFrame) -> dict:
+    """The labels, with the cohort as one more: samplers and terms may name it as they name any other."""
+    return labels | {"cohort": {"kind": "classification", "classes": sorted(set(table["cohort"]))}}
 
 
 class StageScans:
@@ -77,8 +87,9 @@ class StageScans:
 
         Rows of the table with the column `chunk`; the label ``split["column"]`` becomes text.
         """
-        scans = self._preprocessed(self.named(stage, asked_of(stage["data"])["cohort"]), stage)
-        scans = self._with_labels(scans, stage, f"stages.{stage['name']}.targets", stage["targets"])
+        role, asked = role_of(stage["data"]), asked_of(stage["data"])
+        scans = self._preprocessed(self.chosen(stage, role, asked), stage)
+        scans = self._with_targets(scans, stage, f"stages.{stage['name']}.targets")
         drawn_by = [name for name in labels_of(stage) if name not in stage["targets"]]
         scans = self._with_labels(scans, stage, f"stages.{stage['name']}.data.sampler.init_args.label", drawn_by)
         if split["scheme"] == "site":
@@ -86,9 +97,26 @@ class StageScans:
             scans = scans.assign(**{split["column"]: as_text(scans[split["column"]])})
         return scans
 
-    def named(self, stage: dict, cohorts: list[str]) -> pd.DataFrame:
-        """The rows of some cohorts that a stage's modalities and recipe can take."""
-        data, modality = stage["data"], asked_of(stage["data"])["modality"]
+    def second(self, stage: dict) -> pd.DataFrame:
+        """The preprocessed scans of a stage's second set, whatever their labels; rows of the table with `chunk`."""
+        role, asked = second_of(stage["data"])
+        return self._preprocessed(self.chosen(stage, role, asked), stage)
+
+    def chosen(self, stage: dict, role: str, asked: dict) -> pd.DataFrame:
+        """The rows that one role of a stage's `data` asks for by cohorts, modalities and classes of label columns."""
+        rows = self.named(stage, asked["cohort"], asked["modality"])
+        for column, classes in asked["where"].items():
+            values = as_text(rows[column])
+            rows = rows[values.isin(classes)]
+            where = f"stages.{stage['name']}.data.{role}.where.{column}"
+            for name in sorted(set(classes) - set(values)):
+                message = f"no scan of cohort {', '.join(asked['cohort'])} is called '{name}'"
+                self.problems.append(Problem(where, message, nearest(name, values.dropna().unique())))
+        return rows
+
+    def named(self, stage: dict, cohorts: list[str], modality: list[str] | None) -> pd.DataFrame:
+        """The rows of some cohorts that a stage's recipe can take, of some modalities where these are given."""
+        data = stage["data"]
         chosen = self.table["cohort"].isin(cohorts) & (self._kind == self._kinds[data["recipe"]])
         if modality is not None:
             chosen &= self.table["modality"].isin(modality)
@@ -104,7 +132,8 @@ class StageScans:
         Values are those of the cohort's table, so that a fold's number does not depend on what preprocessing could do.
         """
         where, column = "split.held_out", split["column"]
-        rows = self.named(stage, asked_of(stage["data"])["cohort"]).dropna(subset=[*stage["targets"], column])
+        rows = self.chosen(stage, role_of(stage["data"]), asked_of(stage["data"]))
+        rows = rows.dropna(subset=[*stage["targets"], column])
         values = sorted(set(as_text(rows[column])))
         if split["held_out"] is None:
             if len(values) < 2:
@@ -120,7 +149,8 @@ class StageScans:
 
     def external(self, stage: dict, cohort: str, rows: pd.DataFrame) -> pd.DataFrame:
         """An external cohort's scans; its people must not take part in the split, whose rows are given."""
-        scans = self._with_labels(self.named(stage, [cohort]), stage, f"evaluate.external ({cohort})", stage["targets"])
+        named = self.named(stage, [cohort], asked_of(stage["data"])["modality"])
+        scans = self._with_targets(named, stage, f"evaluate.external ({cohort})")
         scans = self._preprocessed(scans, stage)
         self._check_external(stage, cohort, scans, rows)
         return scans.assign(role=f"external:{cohort}", times=1)
@@ -152,14 +182,42 @@ class StageScans:
             "file": "move persons in the split file",
         }
         for label in stage["targets"]:
-            single = single_class(rows, label, self.labels[label])
+            known = rows[rows[label].notna() & ~rows["role"].isin(SECOND)]
+            empty = sorted(set(rows["role"]) - set(SECOND) - set(known["role"]))
+            if empty:
+                self.problems.append(Problem(f"{where}.targets", f"nobody with '{label}' is left for {empty[0]}"))
+                continue
+            single = single_class(known, label, self.labels[label])
             if single:
                 self.problems.append(Problem(f"{where}.targets", f"'{label}' has one class only: {single}"))
                 continue
             stratum = self.labels[label].get("event", label)
             hint = hints.get(split["scheme"], f"stratify by {stratum}, or make the parts of the split larger")
-            lacking = lacking_parts(rows, label, self.labels[label])
+            lacking = lacking_parts(known, label, self.labels[label])
             self.problems += [Problem(where, f"too few people: {message}", hint) for message in lacking]
+        return len(self.problems) == before
+
+    def check_domain(self, stage: dict, rows: pd.DataFrame, more: pd.DataFrame) -> bool:
+        """Whether the measured scans of a second set have no class that the first one's training part lacks."""
+        before, measured = len(self.problems), more[~more["role"].isin(SECOND)]
+        for label in stage["targets"]:
+            kind = self.labels[label]["kind"]
+            strange = classes_of(measured[label], kind) - classes_of(rows[label], kind) if kind in CLASSES else set()
+            if strange:
+                message = f"has classes of '{label}' that are not trained on: {', '.join(sorted(strange))}"
+                self.problems.append(Problem(f"stages.{stage['name']}.data.{second_of(stage['data'])[0]}", message))
+        return len(self.problems) == before
+
+    def check_columns(self, rows: pd.DataFrame, stage: dict) -> bool:
+        """Whether the label columns that a stage's terms look at have two values or more among those who train."""
+        before, training = len(self.problems), rows[rows["role"].isin(["train", *SECOND])]
+        for path, term in terms_of(stage["objective"]):
+            name = term["init_args"].get("column")
+            if isinstance(name, str) and training[name].nunique() < 2:
+                found = ", ".join(map(str, training[name].dropna().unique())) or "no value"
+                where = f"stages.{stage['name']}.objective.{path}.init_args.column"
+                message = f"the scans that train have {found} of '{name}'; expected two values or more"
+                self.problems.append(Problem(where, message))
         return len(self.problems) == before
 
     def check_straddling(self, scans: pd.DataFrame, split: dict) -> None:
@@ -175,13 +233,19 @@ class StageScans:
         index = self.recipes.index[stage["data"]["recipe"]]
         return scans.merge(index.loc[index["status"] == "ok", CARRIED], on="scan_id")
 
+    def _with_targets(self, scans: pd.DataFrame, stage: dict, where: str) -> pd.DataFrame:
+        """The scans that have every target, or some where the others are masked."""
+        if stage["targets"] and asked_of(stage["data"])["missing"] == "mask":
+            return scans.dropna(subset=stage["targets"], how="all")
+        return self._with_labels(scans, stage, where, stage["targets"])
+
     def _with_labels(self, scans: pd.DataFrame, stage: dict, where: str, labels: list[str]) -> pd.DataFrame:
         for label in labels:
             missing = scans[label].isna()
-            if asked_of(stage["data"])["missing"] == "error" and missing.any():
+            if asked_of(stage["data"])["missing"] != "drop" and missing.any():
                 names = _some(scans.loc[missing, "scan_id"].tolist())
                 message = f"column '{label}' is empty for {missing.sum()} of {len(scans)} scans: {names}"
-                self.problems.append(Problem(where, message, 'fill it, or set data.labelled.missing to "drop"'))
+                self.problems.append(Problem(where, message, 'fill it, or set `missing` to "drop"'))
             scans = scans[~missing]
         return scans
 

@@ -13,8 +13,13 @@ from tlimb.search.kinds import fitted_problems
 from tlimb.search.leaks import content_problems, require_no_leak
 from tlimb.search.named import Names
 from tlimb.search.preprocessed import Recipes
-from tlimb.search.scans import StageScans, asked_of, columns_of, labels_of
+from tlimb.search.scans import SECOND, StageScans, asked_of, columns_of, labels_of, role_of, second_of, with_cohort
+from tlimb.search.second import second_rows
 from tlimb.search.space import candidate_of, expand, grid
+
+
+ROLES = ("labelled", "unlabelled", "source", "target")
+"""Keys of a stage's data that choose scans."""
 
 
 @dataclass
@@ -45,7 +50,7 @@ def suggest(
     the data make of the sweep: an unknown cohort, label or site, a missing label, one class only, too few people, one
     image of two persons.
     """
-    planner = _Planner(sweep, table, labels, recipes, split_file)
+    planner = _Planner(sweep, table, with_cohort(labels, table), recipes, split_file)
     planner.names.check_sweep()
     planner.problems += content_problems(recipes, table)
     try:
@@ -72,9 +77,13 @@ def suggest(
 
 @dataclass(frozen=True)
 class _Split:
-    """Rows of a split; the persons it validates and tests on, and all whom it divided, drawn for training or not."""
+    """Rows of a split; the persons it validates and tests on, and all whom it divided, drawn for training or not.
+
+    measured: equal for splits whose rows but for a second set of scans are equal.
+    """
 
     id: str
+    measured: str
     rows: pd.DataFrame
     held_out: frozenset
     everyone: frozenset
@@ -91,7 +100,7 @@ class _Planner:
         self._folds = [split_file[name] for name in sorted(split_file or {}, key=lambda name: (len(name), name))]
         self._made: dict[str, _Split | None] = {}
         self._measured: dict[str, str] = {}
-        self._earlier: dict[tuple[str, str], _Split | None] = {}
+        self._earlier: dict[str, _Split | None] = {}
         self._sites: dict[str, list[list[str]]] = {}
         self._eligible: dict[str, pd.DataFrame] = {}
         self._described: dict[str, str] = {}
@@ -128,10 +137,10 @@ class _Planner:
         """The split of the last stage, with the external cohorts."""
         stage = spec["stages"][-1]
         asked = digest([asked_of(stage["data"]), stage["data"]["recipe"], stage["targets"], spec["split"]])
-        key = digest([asked, labels_of(stage)])
+        key = digest([asked, labels_of(stage), second_of(stage["data"])])
         if key not in self._made:
             self._made[key] = made = self._divide(stage, spec["split"], external=self.sweep.evaluate.external)
-            if made is not None and self._measured.setdefault(asked, made.id) != made.id:
+            if made is not None and self._measured.setdefault(asked, made.measured) != made.measured:
                 message = "scans without it are dropped, so that candidates would not be measured on the same people"
                 hint = "fill the label, or draw by the same one everywhere"
                 self.problems.append(Problem(f"stages.{stage['name']}.data.sampler.init_args.label", message, hint))
@@ -139,11 +148,11 @@ class _Planner:
 
     def chain(self, spec: dict, target: _Split) -> list[dict] | None:
         """The pretrainings a trial starts from, first to last; empty for a trial from scratch."""
+        splits = self._earlier_splits(spec["stages"][:-1], target)
+        if splits is None:
+            return None
         lines, parent = [], ""
-        for level, stage in enumerate(spec["stages"][:-1], start=1):
-            split = self._earlier_split(stage, target)
-            if split is None:
-                return None
+        for level, (stage, split) in enumerate(zip(spec["stages"], splits), start=1):
             architecture = stage["architecture"] or spec["architecture"]
             own = {"architecture": architecture, "stage": stage | {"architecture": None}, "seed": spec["seed"]}
             identity = self._pretraining_id(own, split, parent)
@@ -154,24 +163,38 @@ class _Planner:
             parent = identity
         return lines
 
-    def _earlier_split(self, stage: dict, target: _Split) -> _Split | None:
-        """The split of a stage before the last; it depends on the target's through the people it must bar alone."""
-        labelled, recipe = asked_of(stage["data"]), stage["data"]["recipe"]
-        own = digest([labelled, recipe, stage["targets"], labels_of(stage), stage["split"], stage["disjoint"]])
-        if (own, target.id) not in self._earlier:
+    def _earlier_splits(self, stages: list[dict], target: _Split) -> list[_Split] | None:
+        """The splits of the stages before the last, each without the people whom a later one holds out."""
+        found: list[_Split] = []
+        for stage in reversed(stages):
+            split = self._earlier_split(stage, target, found)
+            if split is None:
+                return None
+            found.insert(0, split)
+        return found
+
+    def _earlier_split(self, stage: dict, target: _Split, later: list[_Split]) -> _Split | None:
+        """The split of a stage before the last; it depends on later ones through the people it must bar alone."""
+        data, recipe = stage["data"], stage["data"]["recipe"]
+        asked, second = asked_of(data), second_of(data)
+        about = [asked, second, recipe, stage["targets"], labels_of(stage), stage["split"]]
+        own = digest([*about, stage["disjoint"], target.id, *(split.id for split in later)])
+        if own not in self._earlier:
             barred = target.everyone if stage["disjoint"] else target.held_out
-            barred &= frozenset(self.table.loc[self.table["cohort"].isin(labelled["cohort"]), "person"])
-            key = digest([labelled, recipe, stage["targets"], labels_of(stage), stage["split"], sorted(barred)])
+            barred = barred.union(*(split.held_out for split in later))
+            cohorts = [*asked["cohort"], *(second[1]["cohort"] if second else [])]
+            barred &= frozenset(self.table.loc[self.table["cohort"].isin(cohorts), "person"])
+            key = digest([*about, sorted(barred)])
             if key not in self._made:
                 known = self.names.check_stage(stage, stage["split"])
                 self._made[key] = self._divide(stage, stage["split"], barred) if known else None
-            self._earlier[own, target.id] = self._made[key]
-        return self._earlier[own, target.id]
+            self._earlier[own] = self._made[key]
+        return self._earlier[own]
 
     def _pretraining_id(self, spec: dict, split: _Split, parent: str) -> str:
         """Equal exactly when everything that changes the encoder's numbers is equal."""
         stage = {key: value for key, value in spec["stage"].items() if key not in ("disjoint", "split")}
-        stage["data"] = {key: value for key, value in stage["data"].items() if key not in ("labelled", "unlabelled")}
+        stage["data"] = {key: value for key, value in stage["data"].items() if key not in ROLES}
         recipe = spec["stage"]["data"]["recipe"]
         scans = self._scans_digest(split, recipe, columns_of(spec["stage"], self.labels))
         meaning = {name: [self.labels[name][key] for key in ("kind", "classes")] for name in stage["targets"]}
@@ -189,8 +212,9 @@ class _Planner:
         return self._described[key]
 
     def _divide(self, stage: dict, split: dict, barred=frozenset(), external=()) -> _Split | None:
-        labelled, recipe = asked_of(stage["data"]), stage["data"]["recipe"]
-        key = digest([labelled, recipe, stage["targets"], labels_of(stage), split["scheme"], split["column"]])
+        labelled, recipe, role = asked_of(stage["data"]), stage["data"]["recipe"], role_of(stage["data"])
+        site = split["scheme"], split["column"]
+        key = digest([role, labelled, recipe, stage["targets"], labels_of(stage), *site])
         if key not in self._eligible:
             self._eligible[key] = self.scans.eligible(stage, split)
         scans = self._eligible[key][lambda rows: ~rows["person"].isin(barred)]
@@ -208,14 +232,23 @@ class _Planner:
             return None
         rows = scans[scans["person"].isin(parts.index)]
         rows = rows.assign(role=rows["person"].map(parts["role"]), times=rows["person"].map(parts["times"]))
+        if stage["data"]["source"]:
+            rows = rows.assign(role=rows["role"].replace("test", "external:source"))
         if not self.scans.check_classes(rows, stage, split):
             return None
         rows = pd.concat([rows, *(self.scans.external(stage, item.cohort, rows) for item in external)])
-        return _split_of(rows, people.index)
+        divided = list(people.index)
+        if second_of(stage["data"]) is not None:
+            more = second_rows(stage, split, self.scans.second(stage), rows, barred, listed, kinds, self.problems)
+            if more is None or not self.scans.check_domain(stage, rows, more):
+                return None
+            rows, divided = pd.concat([rows, more]), [*divided, *more["person"]]
+        return _split_of(rows, divided) if self.scans.check_columns(rows, stage) else None
 
 
 def _split_of(rows: pd.DataFrame, divided) -> _Split:
     rows = rows.sort_values("scan_id")[["scan_id", "person", "role", "times", "chunk"]].reset_index(drop=True)
-    held_out = frozenset(rows.loc[rows["role"] != "train", "person"])
-    identity = digest(rows[["scan_id", "role", "times"]].to_numpy().tolist())
-    return _Split(identity, rows, held_out, held_out | frozenset(divided))
+    held_out = frozenset(rows.loc[~rows["role"].isin(["train", *SECOND]), "person"])
+    facts = rows[["scan_id", "role", "times"]]
+    identity, measured = (digest(part.to_numpy().tolist()) for part in (facts, facts[~rows["role"].isin(SECOND)]))
+    return _Split(identity, measured, rows, held_out, held_out | frozenset(divided))

@@ -2,7 +2,8 @@
 
 from tlimb.errors import Problem
 
-NOTHING = {"freeze_up_to": None, "head_first": 0, "unfreeze": None, "only": None, "adapter": None, "reinitialise": 0}
+UNSET = ("freeze_up_to", "unfreeze", "only", "adapter", "stochnorm")
+NOTHING = {"head_first": 0, "reinitialise": 0} | dict.fromkeys(UNSET)
 """What these settings are where they do nothing; each needs an encoder that was pretrained and may change."""
 
 
@@ -45,6 +46,9 @@ def _pair_problems(tuning: dict, where: str) -> list[Problem]:
         if tuning[name] is not None and tuning["reinitialise"]:
             message = f"`{name}` would keep the blocks that start anew fixed at random values"
             problems.append(Problem(f"{where}.reinitialise", message, f"leave out one of `{name}` and `reinitialise`"))
+    if tuning["only"] == "bias" and tuning["stochnorm"] is not None:
+        message = "with `only` \"bias\" batch norms keep their running statistics, and choose nothing"
+        problems.append(Problem(f"{where}.stochnorm", message, "leave out one of `only` and `stochnorm`"))
     return problems
 
 

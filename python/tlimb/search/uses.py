@@ -6,7 +6,7 @@ from tlimb.config import Sweep
 from tlimb.errors import Problem
 from tlimb.labels import some
 from tlimb.modality import kind_of
-from tlimb.search.scans import asked_of
+from tlimb.search.scans import asked_of, second_of
 
 
 def scans_by_recipe(sweep: Sweep, specs: list[dict], table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -31,11 +31,15 @@ def _choices(sweep: Sweep, specs: list[dict]) -> set[tuple]:
     choices = set()
     for spec in specs:
         for stage in spec["stages"]:
-            data, labelled = stage["data"], asked_of(stage["data"])
-            cohorts = [*labelled["cohort"], *(external if stage is spec["stages"][-1] else [])]
-            modalities = labelled["modality"] and tuple(labelled["modality"])
-            choices.add((data["recipe"], tuple(cohorts), modalities))
+            data, asked, second = stage["data"], asked_of(stage["data"]), second_of(stage["data"])
+            cohorts = [*asked["cohort"], *(external if stage is spec["stages"][-1] else [])]
+            for wanted, modality in [(cohorts, asked["modality"]), *([_of(second[1])] if second else [])]:
+                choices.add((data["recipe"], tuple(wanted), modality and tuple(modality)))
     return choices
+
+
+def _of(asked: dict) -> tuple[list[str], list[str] | None]:
+    return asked["cohort"], asked["modality"]
 
 
 def file_problems(sweep: Sweep, scans: dict[str, pd.DataFrame]) -> list[Problem]:
