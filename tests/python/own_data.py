@@ -1,11 +1,16 @@
 """What a lab brings of its own, named in sweeps by import path; docs/data.md shows it."""
 
+import copy
+
+import lightning.pytorch as lightning
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from tlimb.data.dataset import ScanDataset
+from tlimb.data.dataset import ScanDataset, loader
 from tlimb.data.modules import BaseDataModule
+from tlimb.objectives.term import Term
+from tlimb.scenarios.sequential import Sequential
 
 
 class LeftHalf(BaseDataModule):
@@ -48,16 +53,109 @@ class Whole(Slow):
         return image, [label.long() for label in labels]
 
 
-class Echo(torch.nn.Module):
+class Echo(Term):
     """A term of a lab: the first output times the mean brightness of its image, which it does not announce."""
 
-    def start(self, network, pretrained):
-        self.axes = None
+    def forward(self, step):
+        self.axes = step.images.ndim
+        output = next(iter(step.outputs.values()))[:, 0]
+        return (output * step.labelled_images.flatten(1).mean(1)).mean()
 
-    def forward(self, network, batch, outputs):
-        images = batch[0]
-        self.axes = images.ndim
-        return (next(iter(outputs.values()))[:, 0] * images.flatten(1).mean(1)).mean()
+
+class Teacher(Term):
+    """The squared distance of all outputs to those of a teacher, a running mean of the network that trains."""
+
+    sees_unlabelled = True
+
+    def start(self, beginning):
+        self.teacher = copy.deepcopy(beginning.network).requires_grad_(False).eval()
+
+    def forward(self, step):
+        taught = self.teacher.passed(step.images).outputs
+        return sum((output - taught[name]).square().mean() for name, output in step.passed.outputs.items())
+
+    @torch.no_grad()
+    def after_step(self, network):
+        for mean, now in zip(self.teacher.parameters(), network.parameters()):
+            mean.lerp_(now, 0.1)
+
+
+class Critic(Term):
+    """Tells labelled scans from unlabelled ones by their features, with a layer of its own."""
+
+    sees_unlabelled = True
+    on_features = True
+
+    def start(self, beginning):
+        self.layer = torch.nn.Linear(beginning.network.encoder.features, 1)
+
+    def forward(self, step):
+        told = self.layer(step.passed.features)[:, 0]
+        truth = (torch.arange(len(told)) >= step.labelled).float()
+        return torch.nn.functional.binary_cross_entropy_with_logits(told, truth)
+
+
+class Turning(Term):
+    """Not a number from some step of some epoch on, counted over all calls."""
+
+    def __init__(self, calls: int = 0):
+        super().__init__()
+        self.calls, self.done = calls, 0
+
+    def forward(self, step):
+        self.done += 1
+        output = next(iter(step.outputs.values()))
+        return output.mean() * (float("nan") if self.done > self.calls else 0.0) + 0.25
+
+
+class Noted(Term):
+    """Takes note of what it is shown and changes nothing."""
+
+    sees_unlabelled = True
+    notes: list = []
+
+    def forward(self, step):
+        shown = [step.progress, step.epoch, step.labelled, len(step.unlabelled_images), len(step.labels[0])]
+        self.notes.append((*shown, step.passed.features.dtype, torch.is_autocast_enabled("cpu")))
+        return next(iter(step.outputs.values())).sum() * 0
+
+
+class Halves(Sequential):
+    """Every scan in batches of half the size, and half the loss."""
+
+    def __init__(self, training, kept=None, share: float = 0.5):
+        super().__init__(training, kept)
+        self.share = share
+
+    def batches(self):
+        return loader(self.plan.train, self.plan.order, int(self.stage["batch_size"] * self.share))
+
+    def training_step(self, batch, index):
+        step = self.step(batch, training=True)
+        return self.taken({name: self.share * value for name, value in self.objective(step).items()}, step)
+
+
+class Counting(lightning.Callback):
+    """Adds a number to a weight in each epoch, one more than in the epoch before; stops after some."""
+
+    def __init__(self, stop: int = 100):
+        self.count, self.stop, self.seen = 0, stop, []
+
+    def on_train_epoch_start(self, trainer, scenario):
+        self.count += 1
+        with torch.no_grad():
+            next(scenario.network.parameters()).add_(0.01 * self.count)
+        self.seen.append((trainer.current_epoch, scenario.epoch))
+
+    def on_validation_end(self, trainer, scenario):
+        assert trainer.callback_metrics["validation_loss"] > 0
+        trainer.should_stop = self.count >= self.stop
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
 
 
 class FirstHalf(Sampler):

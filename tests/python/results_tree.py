@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlimb.config import Split, Stage
+from tlimb.config import Objective, Split, Stage
 from tlimb.evaluation.metrics import score
 from tlimb.files import digest, write_csv, write_json, write_jsonl, write_parquet, write_text
 from tlimb.search.space import candidate_of
@@ -110,7 +110,7 @@ def _search(sweep: dict) -> tuple[list[dict], list[dict]]:
     for seed, lr, (strategy, auxiliary) in product(sweep["search"]["seeds"], (0.001, 0.01), starts):
         init = "" if strategy == "scratch" else _add_pretraining(pretrainings, sweep, seed, lr)
         last = _stage("finetune", "diagnosis", "clinic", 20, lr, strategy=strategy)
-        last["objective"] = {"primary": None, "auxiliary": auxiliary}
+        last["objective"] = Objective(auxiliary=auxiliary).model_dump()
         first = [pretrainings[init]["spec"]["stage"]] if init else []
         for split in resolved(sweep["split"]):
             spec = {"architecture": sweep["architecture"], "seed": seed, "split": split, "stages": [*first, last]}

@@ -4,23 +4,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.spatial.distance import cdist
 from torch import nn
-
-from training_jobs import objective as jobs_objective
+from training_jobs import SPLIT, make_people, make_store, pack_job, roles, stage, trial_line
+from training_jobs import objective as written
 
 from tlimb.architectures.network import Network
 from tlimb.config import Ramp
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
-from tlimb.objectives.cdan import CDAN
+from tlimb.files import read_json, write_parquet
+from tlimb.objectives.cdan import CDAN, Multilinear
 from tlimb.objectives.dann import DANN
 from tlimb.objectives.deep_coral import DeepCORAL
-from tlimb.objectives.mdd import MDD
+from tlimb.objectives.mdd import MDD, log_of_others
 from tlimb.objectives.mmd import MMD
 from tlimb.objectives.objective import build_objective
 from tlimb.objectives.reversal import reversed_gradient, strength_at
 from tlimb.objectives.term import Beginning, Step
+from tlimb.scenarios.device import set_up_torch
+from tlimb.scenarios.finetune import finetune
+from tlimb.scenarios.results import Settings
 
 SEX = Target("sex", "classification", ("f", "m", "x"))
 AGE = Target("age", "regression", (), 50.0, 10.0)
@@ -163,8 +168,6 @@ def test_cdan_projects_long_products_at_random(monkeypatch):
 
 
 def test_random_projections_keep_inner_products_on_average():
-    from tlimb.objectives.cdan import Multilinear
-
     torch.manual_seed(0)
     joined = Multilinear(512, 10)
     f, g = torch.randn(2, 512), torch.rand(2, 10).softmax(1)
@@ -238,8 +241,6 @@ def test_the_encoder_is_given_the_reversed_gradient_of_mdd_times_its_strength():
 
 
 def test_mdd_stays_finite_where_the_auxiliary_classifier_is_sure():
-    from tlimb.objectives.mdd import log_of_others
-
     logits = torch.tensor([[90.0, 0.0, 0.0], [-90.0, 0.0, 0.0]], requires_grad=True)
     values = log_of_others(logits, torch.tensor([0, 0]))
     assert values.detach().numpy() == pytest.approx([np.log(2) - 90, 0.0], abs=1e-5)
@@ -282,18 +283,19 @@ def test_features_of_half_precision_are_computed_in_full(term):
     assert float(value) == pytest.approx(float(term(exact).detach()), rel=small)
 
 
-def trained(term, weight: float, domains: torch.Tensor) -> Network:
-    """A network that learned a class of the source for some steps beside a term."""
-    of = network()
+def trained(term, weight: float, domains: torch.Tensor, measure) -> tuple[Network, float]:
+    """A network that learned a class of the source beside a term, and a measure's mean over the last third of steps."""
+    of, values = network(), []
     term = started(term, of)
     images, label = domains.flatten(0, 1), (domains[0, :, 0] > 0).long()
-    optimiser = torch.optim.Adam([*of.parameters(), *term.parameters()], lr=0.02)
-    for number in range(80):
+    optimiser = torch.optim.Adam([*of.parameters(), *term.parameters()], lr=0.02, betas=(0.5, 0.99))
+    for number in range(120):
         optimiser.zero_grad()
-        seen = Step(of, images, [label], labelled=len(label), progress=number / 79, whole=True)
+        seen = Step(of, images, [label], labelled=len(label), progress=number / 119, whole=True)
         (nn.functional.cross_entropy(seen.outputs["sex"], label) + weight * term(seen)).backward()
         optimiser.step()
-    return of
+        values += [measure(of, domains)] if number >= 80 else []
+    return of, np.mean(values)
 
 
 def two_domains(shift: float, scale: float) -> torch.Tensor:
@@ -303,35 +305,39 @@ def two_domains(shift: float, scale: float) -> torch.Tensor:
     return torch.tensor(images, dtype=torch.float32)
 
 
+@torch.no_grad()
 def shift_of(of: Network, domains: torch.Tensor) -> float:
     """How far the domains' mean features are apart, in standard deviations."""
-    source, target = of.encode(domains[0]).detach(), of.encode(domains[1]).detach()
+    source, target = of.encode(domains[0]), of.encode(domains[1])
     return float(((source.mean(0) - target.mean(0)) / source.std(0)).norm())
 
 
+@torch.no_grad()
 def spread_of(of: Network, domains: torch.Tensor) -> float:
     """How far the domains' covariances are apart, as a share of the source's."""
-    source, target = (torch.cov(of.encode(part).detach().T) for part in domains)
+    source, target = (torch.cov(of.encode(part).T) for part in domains)
     return float((source - target).norm() / source.norm())
 
 
 @pytest.mark.parametrize(
-    "made, weight, measure",
+    "term, weight, measure",
     [
-        (lambda: DANN(**SMALL), 1.0, shift_of),
-        (lambda: CDAN(**SMALL), 1.0, shift_of),
-        (lambda: MMD(), 1.0, shift_of),
-        (lambda: MDD(strength=1.0, **SMALL), 1.0, shift_of),
-        (lambda: DeepCORAL(), 30.0, spread_of),
+        (DANN(16, 1), 1.0, shift_of),
+        (CDAN(True, 16, 1), 1.0, shift_of),
+        (MMD(), 1.0, shift_of),
+        (DeepCORAL(), 30.0, spread_of),
+        (MDD(width=16), 1.0, shift_of),
     ],
     ids=NAMES,
 )
-def test_a_term_brings_two_domains_together_and_the_class_is_still_learned(made, weight, measure):
-    domains = two_domains(1.0, 3.0) if measure is spread_of else two_domains(2.0, 1.0)
-    without, adapted = trained(made(), 0.0, domains), trained(made(), weight, domains)
-    assert measure(adapted, domains) < 0.5 * measure(without, domains)
-    correct = adapted(domains[0])["sex"].argmax(1) == (domains[0, :, 0] > 0)
-    assert float(correct.float().mean()) > 0.9
+def test_a_term_brings_two_domains_together_and_the_class_is_still_learned(term, weight, measure):
+    domains = two_domains(0.0, 3.0) if measure is spread_of else two_domains(4.0, 1.0)
+    _, without = trained(DeepCORAL(), 0.0, domains, measure)
+    adapted, apart = trained(term, weight, domains, measure)
+    assert apart < 0.5 * without
+    for part in domains:
+        correct = adapted(part)["sex"].argmax(1) == (part[:, 0] > 0)
+        assert float(correct.float().mean()) > 0.9
 
 
 @pytest.mark.parametrize("term", [CDAN(**SMALL), MDD(**SMALL)], ids=["CDAN", "MDD"])
@@ -374,7 +380,7 @@ def test_numbers_out_of_range_are_refused(make):
 
 
 def objective_of(term: dict, of: Network):
-    made = build_objective(jobs_objective({"auxiliary": [term]}), [SEX])
+    made = build_objective(written({"auxiliary": [term]}), [SEX])
     made.start(Beginning(of, targets=(SEX,)), seed=0)
     return made
 
@@ -411,3 +417,62 @@ def test_a_frozen_discriminator_stays_frozen_and_still_teaches_the_encoder():
 def test_the_same_seed_makes_the_same_discriminator():
     made = [objective_of({"class_path": "DANN", "init_args": SMALL}, network()) for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(made[0].parameters(), made[1].parameters()))
+
+
+SOURCE = {"cohort": ["hospital"], "modality": None, "where": {}, "n": None, "missing": "error"}
+DOMAINS = {"labelled": None, "source": SOURCE, "target": {"cohort": ["clinic"], "modality": None, "where": {}, "n": None}}
+DANN_OF = {"class_path": "DANN", "init_args": {"width": 16}}
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory):
+    """What `finetune` makes of auxiliary terms and the target's people: name -> (model.json, history, weights)."""
+    folder = tmp_path_factory.mktemp("adaptation")
+    set_up_torch(1, training=True)
+    hospital, clinic = make_people("hospital", 21), make_people("clinic", 15, seed=1)
+    make_store(folder / "store", pd.concat([hospital, clinic], ignore_index=True))
+    parts = clinic.assign(split=SPLIT, role=["target"] * 10 + ["test"] * 5, times=1)
+    table = pd.concat([roles(hospital, 5, 0), parts], ignore_index=True)
+
+    def made(auxiliary: list[dict], table=table, name="job") -> tuple:
+        spec = stage("adapt", "diagnosis", epochs=2, objective={"auxiliary": auxiliary}, strategy="scratch")
+        spec["data"] |= DOMAINS
+        trial, out = trial_line(spec), folder / f"models-{name}"
+        pack_job(folder / name, table, [trial])
+        shown = table["diagnosis"].mask(table["role"] == "test")
+        write_parquet(folder / name / "table.parquet", table.drop(columns="age").assign(diagnosis=shown))
+        finetune(folder / name, folder / "store", folder, out, Settings(torch.device("cpu")))
+        model, found = out / trial["id"], read_json(out / trial["id"] / "model.json")
+        assert found["status"] == "ok", found["reason"]
+        return found, pd.read_csv(model / "history.csv"), load_file(model / "model.safetensors")
+
+    other = table.assign(diagnosis=table["diagnosis"].where(table["role"] != "target", "patient"))
+    return {
+        "plain": made([]),
+        "DANN": made([DANN_OF]),
+        "DANN, other labels": made([DANN_OF], table=other, name="other"),
+        "DANN of weight 0": made([DANN_OF | {"weight": 0.0}]),
+        "MMD": made([{"class_path": "MMD"}]),
+    }
+
+
+def same_weights(one: tuple, other: tuple) -> bool:
+    return all(torch.equal(one[2][name], other[2][name]) for name in one[2])
+
+
+@pytest.mark.parametrize("name", ["DANN", "MMD"])
+def test_a_stage_with_source_and_target_is_trained_with_a_term(finetuned, name):
+    model, history, _ = finetuned[name]
+    assert model["n"] == {"train": 16, "validation": 5, "test": 5, "unlabelled": 0, "target": 10}
+    assert history[f"train_{name.lower()}"].notna().all() and len(history) == 2
+    assert not same_weights(finetuned[name], finetuned["plain"])
+
+
+def test_labels_of_the_target_change_nothing(finetuned):
+    assert same_weights(finetuned["DANN"], finetuned["DANN, other labels"])
+
+
+def test_a_term_of_weight_0_is_as_if_it_were_not_there(finetuned):
+    assert same_weights(finetuned["DANN of weight 0"], finetuned["plain"])
+    losses = ["train_loss", "validation_loss"]
+    assert finetuned["DANN of weight 0"][1][losses].equals(finetuned["plain"][1][losses])

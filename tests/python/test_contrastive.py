@@ -1,6 +1,9 @@
 """Contrastive and joint-embedding terms against their formulas in NumPy, and training by them without labels."""
 
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +11,9 @@ import pytest
 import torch
 from training_jobs import LABELS, RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
 
+from tlimb import registry
 from tlimb.architectures.build import build_network
+from tlimb.config import Stage, read_sweep
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
 from tlimb.files import read_json, write_json, write_parquet
@@ -17,13 +22,20 @@ from tlimb.objectives.byol import BYOL, distance
 from tlimb.objectives.simclr import SimCLR, nt_xent
 from tlimb.objectives.term import Beginning, Step
 from tlimb.objectives.vicreg import VICReg, off_diagonal, too_narrow
-from tlimb.objectives.views import build_views
+from tlimb.objectives.views import BRAIN, build_views
 from tlimb.objectives.y_aware import YAware, likeness
+from tlimb.parse import parse
 from tlimb.scenarios.device import set_up_torch
 from tlimb.scenarios.finetune import finetune
 from tlimb.scenarios.pretrain import pretrain
 from tlimb.scenarios.results import Settings
+from tlimb.search.scans import terms_of
+from tlimb.search.space import grid
+from tlimb.search.terms import term_problems
 
+PAGE = (Path(__file__).parents[2] / "docs" / "self-supervised.md").read_text(encoding="utf-8")
+SHOWN = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)]
+TERMS = {"SimCLR": {}, "VICReg": {}, "BarlowTwins": {}, "BYOL": {}, "YAware": {"column": "age", "sigma": 10.0}}
 NOISE = [{"class_path": "RandomNoise", "init_args": {"probability": 1.0, "sd": [0.5, 0.5]}}]
 PROJECTION = {"projection": {"class_path": "ProjectionHead", "init_args": {"width": 6, "batch_norm": False}}}
 PREDICTION = {"prediction": {"class_path": "PredictionHead", "init_args": {"hidden": 8, "width": 6}}}
@@ -158,16 +170,6 @@ def test_views_that_are_all_alike_give_the_known_values():
     assert float(nt_xent(apart, apart, 0.05)) == pytest.approx(np.log(1 + 6 * np.exp(-20)), rel=1e-6)
 
 
-def test_losses_keep_single_precision_where_the_network_runs_in_half_of_it():
-    torch.manual_seed(0)
-    first, second = torch.randn(8, 16), torch.randn(8, 16)
-    with torch.autocast("cpu", torch.bfloat16):
-        halved = [nt_xent(first, second, 0.1), off_diagonal(first)]
-    for found, expected in zip(halved, [nt_xent(first, second, 0.1), off_diagonal(first)]):
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert nt_xent(first.bfloat16(), second.bfloat16(), 0.1).dtype == torch.float32
-
-
 def test_the_target_of_byol_moves_as_the_paper_says_and_is_not_optimised():
     term, step = started(BYOL(momentum=0.9, views=NOISE), total_steps=4)
     assert not any(weight.requires_grad for weight in term.parameters())
@@ -276,6 +278,19 @@ def test_y_aware_refuses_columns_of_several_classes_and_batches_without_the_colu
     assert value(term, step) == value(plain, other)
 
 
+def test_the_page_shows_a_sweep_and_stages_that_are_right_and_the_usual_views():
+    sweep, space = SHOWN[:2]
+    assert len(grid(read_sweep(sweep | {"input": "cohorts.csv", "search": {"space": space}}), ())) == 4 * 2 + 1
+    own = [said for said in SHOWN if any(f'"{name}"' in json.dumps(said) for name in TERMS)]
+    stages = [parse(Stage, said) for said in own if isinstance(said, dict) and "name" in said]
+    assert len(stages) == 3
+    for said in stages:
+        assert not term_problems(said, 0, False, None)
+        for path, term in terms_of(said.objective.model_dump()):
+            assert not registry.check("objective", term["class_path"], term["init_args"], path)
+    assert list(BRAIN) in SHOWN
+
+
 def spread_after(term, steps=40):
     """The mean standard deviation of the unit vectors of features, times sqrt(F): 1 where they fill the sphere."""
     torch.manual_seed(0)
@@ -319,16 +334,16 @@ def pretrained(store, folder, name, init_args):
     people = roles(store[1], 4, 4)
     pretrain_job(folder / name, people, without)
     if name == "YAware":
-        write_json(folder / name / "job.json", read_json(folder / name / "job.json") | {"columns": {"age": LABELS["age"]}})
+        job = read_json(folder / name / "job.json")
+        write_json(folder / name / "job.json", job | {"columns": {"age": LABELS["age"]}})
         columns = ["split", "scan_id", "person", "role", "times", "age"]
         write_parquet(folder / name / "table.parquet", people[columns].assign(age=people["age"].mask(people.index < 3)))
     return pretrain(folder / name, store[0], None, folder / "encoders", CPU)
 
 
 def test_each_pretrains_an_encoder_without_labels_and_a_fine_tuning_starts_from_it(store, tmp_path):
-    terms = {"SimCLR": {}, "VICReg": {}, "BarlowTwins": {}, "BYOL": {}, "YAware": {"column": "age", "sigma": 10.0}}
     facts, histories = [], {}
-    for name, init_args in terms.items():
+    for name, init_args in TERMS.items():
         folder = pretrained(store, tmp_path, name, init_args)
         facts.append(read_json(folder / "encoder.json"))
         assert facts[-1]["status"] == "ok", facts[-1].get("reason")

@@ -1,27 +1,53 @@
-"""The primary term and L2-SP against their formulas in NumPy."""
+"""The sum that training minimises: its primary term, its weights and ramps, and terms that change nothing."""
+
+import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from scipy.stats import norm
+from torch import Tensor
+from training_jobs import make_people, make_store, pack_job, roles, stage, trial_line
+from training_jobs import objective as said
 
 from tlimb.architectures.build import build_network
+from tlimb.architectures.weights import read_weights
+from tlimb.config import Ramp
 from tlimb.data.augment.mixup import Mixed
 from tlimb.data.bins import Bins
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
-from tlimb.objectives.l2sp import L2SP
-from tlimb.objectives.objective import build_objective
+from tlimb.objectives.mean_squared_error import MeanSquaredError
+from tlimb.objectives.objective import Objective, build_objective
+from tlimb.objectives.ramp import CURVES, weight_at
+from tlimb.objectives.term import Step, Term
+from tlimb.scenarios.device import set_up_torch
+from tlimb.scenarios.finetune import finetune
+from tlimb.scenarios.results import Settings
 
 SMALL = {"class_path": "ResNet", "init_args": {"depth": 10, "dims": 2, "width": 0.125}}
 AGE = Target("age", "regression", (), 50.0, 10.0)
 SEX = Target("sex", "classification", ("f", "m", "x"))
-PLAIN = {"primary": None, "auxiliary": []}
+BINNED = Target("age", "regression", (), 50.0, 10.0, Bins(30.0, 70.0, 2.0, 1.5))
+GRADE = Target("grade", "ordinal", ("none", "mild", "severe", "fatal"))
+FINDINGS = Target("findings", "multilabel", ("atrophy", "lesion", "tumour"))
+RELAPSE = Target("relapse", "survival")
+PLAIN = said({})
+NAN = float("nan")
+L1 = {"class_path": "torch.nn.modules.loss.L1Loss", "init_args": {}}
 
 
 @pytest.fixture
 def network():
     return build_network(SMALL, (1, 16, 16), {"age": 1, "sex": 3}, 0)
+
+
+def step_of(network, images, labels, **changes) -> Step:
+    return Step(network, images, labels, labelled=len(images), **changes)
+
+
+def primary_of(target, output, label) -> float:
+    return float(build_objective(PLAIN, [target]).primary({target.name: output}, [label]))
 
 
 def test_primary_is_the_mean_over_targets_of_squared_error_and_cross_entropy():
@@ -37,7 +63,7 @@ def test_primary_is_the_mean_over_targets_of_squared_error_and_cross_entropy():
 
 def test_missing_labels_count_nowhere_and_give_no_gradient():
     age, sex = torch.tensor([[1.0], [2.0], [9.0]], requires_grad=True), torch.zeros(3, 3, requires_grad=True)
-    labels = [torch.tensor([0.0, 0.0, float("nan")]), torch.full((3,), float("nan"))]
+    labels = [torch.tensor([0.0, 0.0, NAN]), torch.full((3,), NAN)]
     loss = build_objective(PLAIN, [AGE, SEX]).primary({"age": age, "sex": sex}, labels)
     loss.backward()
     assert float(loss.detach()) == pytest.approx((1 + 4) / 2)
@@ -45,62 +71,39 @@ def test_missing_labels_count_nowhere_and_give_no_gradient():
 
 
 def test_a_batch_without_any_label_costs_nothing():
-    loss = build_objective(PLAIN, [AGE]).primary({"age": torch.ones(2, 1)}, [torch.full((2,), float("nan"))])
-    assert float(loss) == 0
+    assert primary_of(AGE, torch.ones(2, 1), torch.full((2,), NAN)) == 0
 
 
 def test_another_loss_of_torch_may_be_the_primary_term():
-    spec = {"primary": {"class_path": "torch.nn.modules.loss.L1Loss", "init_args": {}}, "auxiliary": []}
-    loss = build_objective(spec, [AGE]).primary({"age": torch.tensor([[3.0], [-1.0]])}, [torch.tensor([0.0, 0.0])])
-    assert float(loss) == 2
+    loss = build_objective(said({"primary": L1}), [AGE])
+    assert float(loss.primary({"age": torch.tensor([[3.0], [-1.0]])}, [torch.tensor([0.0, 0.0])])) == 2
 
 
-def test_l2sp_is_the_papers_formula(network):
-    term = L2SP(alpha=0.3, beta=0.7)
-    term.start(network, pretrained=True)
-    start = {name: tensor.detach().numpy().copy() for name, tensor in network.named_parameters()}
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += torch.randn_like(parameter)
-    now = {name: tensor.detach().numpy().astype("float64") for name, tensor in network.named_parameters()}
-    weights = [name for name in now if now[name].ndim > 1]
-    shared = sum(((now[name] - start[name]) ** 2).sum() for name in weights if name.startswith("encoder."))
-    new = sum((now[name] ** 2).sum() for name in weights if name.startswith("heads."))
-    assert shared > 0 and new > 0
-    assert float(term(network, None, None).detach()) == pytest.approx(0.3 / 2 * shared + 0.7 / 2 * new, rel=1e-5)
+def test_another_loss_of_torch_may_teach_several_classes_at_once():
+    spec = {"primary": {"class_path": "torch.nn.modules.loss.MSELoss", "init_args": {}}}
+    outputs, labels = {"findings": torch.tensor([[1.0, 0, 0], [0, 0, 0]])}, [torch.tensor([[0.0, 0, 0], [1, 1, 0]])]
+    assert float(build_objective(said(spec), [FINDINGS]).primary(outputs, labels)) == pytest.approx(3 / 6)
 
 
-def test_l2sp_starts_at_zero_for_the_encoder_and_its_copy_does_not_follow_the_weights(network):
-    term = L2SP(alpha=1.0, beta=0.0)
-    term.start(network, pretrained=True)
-    assert float(term(network, None, None).detach()) == 0
-    with torch.no_grad():
-        network.encoder.conv1.weight += 1
-    assert float(term(network, None, None).detach()) == pytest.approx(
-        network.encoder.conv1.weight.numel() / 2, rel=1e-5
-    )
+def test_each_target_may_have_a_loss_of_its_own_and_the_others_the_usual_one():
+    outputs = {"age": torch.tensor([[3.0], [-1.0]]), "sex": torch.randn(2, 3)}
+    labels = [torch.tensor([0.0, 0.0]), torch.tensor([1.0, 2.0])]
+    usual = build_objective(PLAIN, [AGE, SEX]).each(outputs, labels)
+    huber = {"class_path": "Huber", "init_args": {"delta": 2.0}}
+    own = build_objective(said({"primary": {"age": huber}}), [AGE, SEX]).each(outputs, labels)
+    assert float(own["age"]) == pytest.approx((2 * (3 - 1) + 0.5) / 2)
+    assert float(own["sex"]) == float(usual["sex"])
 
 
-def test_l2sp_leaves_biases_and_batch_norm_free(network):
-    term = L2SP(alpha=1.0, beta=1.0)
-    term.start(network, pretrained=True)
-    term(network, None, None).backward()
-    assert network.encoder.bn1.weight.grad is None and network.heads[0].bias.grad is None
-    assert network.heads[0].weight.grad is not None
-
-
-def test_l2sp_refuses_an_encoder_that_is_not_pretrained(network):
-    with pytest.raises(InputError, match="no pretrained encoder"):
-        L2SP().start(network, pretrained=False)
-
-
-def test_the_objective_names_its_terms_in_order(network):
-    spec = {"primary": None, "auxiliary": [{"class_path": "L2SP", "init_args": {"alpha": 0.1}}]}
-    objective = build_objective(spec, [AGE, SEX])
-    objective.start(network, pretrained=True)
-    images, labels = torch.randn(4, 1, 16, 16), [torch.zeros(4), torch.zeros(4)]
-    values = objective(network, (images, labels), network(images))
-    assert list(values) == ["primary", "l2sp"]
+def test_every_kind_learns_together_with_any_other():
+    targets = [BINNED, GRADE, FINDINGS, RELAPSE, SEX]
+    outputs = {target.name: torch.randn(4, target.outputs, requires_grad=True) for target in targets}
+    labels = [torch.zeros(4), torch.ones(4), torch.ones(4, 3), torch.tensor([1.0, -2, 3, 4]), torch.zeros(4)]
+    whole = build_objective(PLAIN, targets).primary(outputs, labels)
+    whole.backward()
+    alone = [primary_of(one, outputs[one.name].detach(), label) for one, label in zip(targets, labels)]
+    assert float(whole.detach()) == pytest.approx(np.mean(alone), rel=1e-6)
+    assert all(outputs[target.name].grad.any() for target in targets)
 
 
 def mixed_by_hand(label, seed=3) -> Mixed:
@@ -123,6 +126,20 @@ def test_mixed_labels_weigh_the_losses_of_both_labels():
     assert float(value) == pytest.approx((squares.mean() + entropies.mean()) / 2, rel=1e-12)
 
 
+def test_mixed_labels_of_weighted_classes_divide_by_the_weights_of_both():
+    random = np.random.default_rng(1)
+    sex, classes, other = random.normal(size=(5, 3)), np.array([0, 2, 1, 1, 0]), np.array([3, 0, 2, 4, 1])
+    weight, heavy = random.uniform(size=5), np.array([0.5, 1.0, 4.0])
+    logs = sex - np.log(np.exp(sex).sum(axis=1, keepdims=True))
+    own, partner = weight * heavy[classes], (1 - weight) * heavy[classes[other]]
+    total = -(own * logs[np.arange(5), classes] + partner * logs[np.arange(5), classes[other]]).sum()
+    label = torch.tensor(classes, dtype=torch.float64)
+    spec = {"primary": {"class_path": "CrossEntropy", "init_args": {"class_weights": [0.5, 1.0, 4.0]}}}
+    mixed = Mixed([label], [label[other]], torch.tensor(weight))
+    value = build_objective(said(spec), [SEX]).primary({"sex": torch.tensor(sex)}, mixed)
+    assert float(value) == pytest.approx(total / (own + partner).sum(), rel=1e-6)
+
+
 def test_squared_error_and_cross_entropy_of_mixed_labels_have_the_gradient_of_mixing_the_labels():
     for target, label, loss in (
         (AGE, torch.randn(6, dtype=torch.float64), lambda out, soft: (out[:, 0] - soft).square().mean()),
@@ -141,8 +158,7 @@ def test_squared_error_and_cross_entropy_of_mixed_labels_have_the_gradient_of_mi
 
 
 def test_a_missing_label_of_a_pair_leaves_the_other_ones_share():
-    missing = float("nan")
-    own, partner = torch.tensor([1.0, missing, 0.0]), torch.tensor([missing, missing, 2.0])
+    own, partner = torch.tensor([1.0, NAN, 0.0]), torch.tensor([NAN, NAN, 2.0])
     mixed = Mixed([own], [partner], torch.tensor([0.7, 0.5, 0.4]))
     outputs = torch.zeros(3, 1, requires_grad=True)
     loss = build_objective(PLAIN, [AGE]).primary({"age": outputs}, mixed)
@@ -152,157 +168,29 @@ def test_a_missing_label_of_a_pair_leaves_the_other_ones_share():
 
 
 def test_the_share_of_a_label_stays_small_where_it_is_the_only_one():
-    mixed = Mixed([torch.tensor([3.0])], [torch.tensor([float("nan")])], torch.tensor([0.01]))
+    mixed = Mixed([torch.tensor([3.0])], [torch.tensor([NAN])], torch.tensor([0.01]))
     assert float(build_objective(PLAIN, [AGE]).primary({"age": torch.zeros(1, 1)}, mixed)) == pytest.approx(0.09)
 
 
 def test_images_that_are_not_mixed_cost_what_they_did():
-    label, outputs = torch.randn(6), {"age": torch.randn(6, 1)}
-    objective = build_objective(PLAIN, [AGE])
+    label, outputs = torch.randn(6), torch.randn(6, 1)
     mixed = Mixed([label], [label.flip(0)], torch.ones(6))
-    plain = float(objective.primary(outputs, [label]))
-    assert float(objective.primary(outputs, mixed)) == pytest.approx(plain, rel=1e-6)
-
-
-def test_auxiliary_terms_do_not_see_the_mixing(network):
-    spec = {"primary": None, "auxiliary": [{"class_path": "L2SP", "init_args": {"alpha": 0.1}}]}
-    objective = build_objective(spec, [AGE])
-    objective.start(network, pretrained=True)
-    images, label = torch.randn(4, 1, 16, 16), torch.randn(4)
-    outputs = network(images)
-    plain = objective(network, (images, [label]), outputs)
-    mixed = objective(network, (images, mixed_by_hand(label)), outputs)
-    assert float(mixed["l2sp"].detach()) == float(plain["l2sp"].detach()) > 0
-    assert float(mixed["primary"].detach()) != float(plain["primary"].detach())
-
-
-BINNED = Target("age", "regression", (), 50.0, 10.0, Bins(30.0, 70.0, 2.0, 1.5))
-GRADE = Target("grade", "ordinal", ("none", "mild", "severe", "fatal"))
-FINDINGS = Target("findings", "multilabel", ("atrophy", "lesion", "tumour"))
-RELAPSE = Target("relapse", "survival")
-
-
-def loss_of(target, output, label):
-    return float(build_objective(PLAIN, [target]).primary({target.name: torch.tensor(output)}, [torch.tensor(label)]))
-
-
-def test_soft_bins_are_the_divergence_from_a_normal_distribution_over_bins():
-    random = np.random.default_rng(0)
-    ages, output = np.array([33.0, 50.5, 69.0]), random.normal(size=(3, 20))
-    low = 30 + 2 * np.arange(20)
-    q = norm.cdf(low + 2, ages[:, None], 1.5) - norm.cdf(low, ages[:, None], 1.5) + 1e-16
-    p = np.exp(output) / np.exp(output).sum(axis=1, keepdims=True)
-    expected = (q * np.log(q / p)).sum(axis=1).mean()
-    assert loss_of(BINNED, output, (ages - 50) / 10) == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_soft_bin_prediction_is_the_expected_centre_of_a_bin():
-    output = np.random.default_rng(1).normal(size=(4, 20))
-    p = np.exp(output) / np.exp(output).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(BINNED.decode(output)[0], (p * (31 + 2 * np.arange(20))).sum(axis=1))
-    assert BINNED.outputs == 20
-
-
-def test_the_ordinal_loss_is_minus_the_logarithm_of_the_probability_of_the_class():
-    output, classes = np.random.default_rng(2).normal(size=(6, 3)), np.array([0, 1, 2, 3, 3, 1])
-    beyond = 1 / (1 + np.exp(-output))
-    probability = [np.prod(beyond[i, :k]) * (1 - beyond[i, k] if k < 3 else 1) for i, k in enumerate(classes)]
-    assert loss_of(GRADE, output, classes.astype(float)) == pytest.approx(-np.log(probability).mean(), rel=1e-12)
-
-
-def test_the_ordinal_loss_is_that_of_conditional_sets_up_to_their_sizes():
-    output, classes = np.random.default_rng(3).normal(size=(8, 3)), np.array([0, 1, 2, 3, 3, 1, 0, 2])
-    total = 0.0
-    for j in range(3):
-        reached = classes >= j
-        s, further = 1 / (1 + np.exp(-output[reached, j])), classes[reached] > j
-        total -= np.where(further, np.log(s), np.log(1 - s)).sum()
-    assert loss_of(GRADE, output, classes.astype(float)) == pytest.approx(total / 8, rel=1e-12)
-
-
-def test_probabilities_of_ordered_classes_sum_to_one_and_their_median_is_said():
-    output = np.random.default_rng(4).normal(size=(50, 3)) * 3
-    said, probabilities = GRADE.decode(output)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-    beyond = np.cumprod(1 / (1 + np.exp(-output)), axis=1)
-    np.testing.assert_allclose(probabilities[:, 1:].sum(axis=1), beyond[:, 0])
-    assert np.array_equal(said, (beyond > 0.5).sum(axis=1)) and set(said) == {0, 1, 2, 3}
-
-
-def test_several_classes_at_once_cost_the_mean_of_their_binary_cross_entropies():
-    random = np.random.default_rng(5)
-    output, label = random.normal(size=(4, 3)), random.integers(0, 2, (4, 3)).astype(float)
-    s = 1 / (1 + np.exp(-output))
-    expected = -(label * np.log(s) + (1 - label) * np.log(1 - s)).mean()
-    assert loss_of(FINDINGS, output, label) == pytest.approx(expected, rel=1e-12)
-    unknown = np.vstack([label, np.full((1, 3), np.nan)])
-    assert loss_of(FINDINGS, np.vstack([output, [[9.0] * 3]]), unknown) == pytest.approx(expected, rel=1e-12)
-
-
-def test_another_loss_of_torch_may_teach_several_classes_at_once():
-    spec = {"primary": {"class_path": "torch.nn.modules.loss.MSELoss", "init_args": {}}, "auxiliary": []}
-    outputs, labels = {"findings": torch.tensor([[1.0, 0, 0], [0, 0, 0]])}, [torch.tensor([[0.0, 0, 0], [1, 1, 0]])]
-    assert float(build_objective(spec, [FINDINGS]).primary(outputs, labels)) == pytest.approx(3 / 6)
-
-
-def breslow(times, seen, risk):
-    """The negative partial log-likelihood a mean event, one event after the other."""
-    def logarithm_at_risk(i):
-        return np.log(sum(np.exp(risk[j]) for j in range(len(times)) if times[j] >= times[i]))
-
-    return -np.mean([risk[i] - logarithm_at_risk(i) for i in range(len(times)) if seen[i]])
-
-
-def test_the_cox_loss_is_the_partial_likelihood_of_breslow():
-    random = np.random.default_rng(6)
-    times, seen, risk = random.integers(1, 6, 12).astype(float), random.random(12) < 0.6, random.normal(size=12)
-    label = np.where(seen, times, -times)
-    assert loss_of(RELAPSE, risk[:, None], label) == pytest.approx(breslow(times, seen, risk), rel=1e-12)
-    shown = loss_of(RELAPSE, np.r_[risk, 50.0][:, None], np.r_[label, np.nan])
-    assert shown == pytest.approx(breslow(times, seen, risk), rel=1e-12)
-
-
-def test_the_cox_loss_of_one_event_among_equals_is_the_logarithm_of_their_number():
-    assert loss_of(RELAPSE, np.zeros((5, 1)), np.array([1.0, -2.0, -3.0, -1.0, -0.5])) == pytest.approx(np.log(4))
-
-
-def test_a_batch_without_an_event_costs_nothing_and_gives_finite_gradients():
-    output = torch.zeros(3, 1, requires_grad=True)
-    loss = build_objective(PLAIN, [RELAPSE]).primary({"relapse": output}, [torch.tensor([-1.0, -2.0, float("nan")])])
-    loss.backward()
-    assert float(loss.detach()) == 0 and not output.grad.any()
-
-
-def test_the_gradient_of_the_cox_loss_is_that_of_its_formula():
-    output, label = torch.randn(6, 1, dtype=torch.float64, requires_grad=True), torch.tensor([1.0, 2, -2, 4, -5, 2])
-    objective = build_objective(PLAIN, [RELAPSE])
-    assert torch.autograd.gradcheck(lambda risk: objective.primary({"relapse": risk}, [label.double()]), output)
-
-
-def test_every_kind_learns_together_with_any_other():
-    targets = [BINNED, GRADE, FINDINGS, RELAPSE, SEX]
-    outputs = {target.name: torch.randn(4, target.outputs, requires_grad=True) for target in targets}
-    labels = [torch.zeros(4), torch.ones(4), torch.ones(4, 3), torch.tensor([1.0, -2, 3, 4]), torch.zeros(4)]
-    outputs["sex"], targets[-1] = torch.randn(4, 3, requires_grad=True), SEX
-    whole = build_objective(PLAIN, targets).primary(outputs, labels)
-    whole.backward()
-    alone = [build_objective(PLAIN, [one]).primary(outputs, [label]).item() for one, label in zip(targets, labels)]
-    assert float(whole.detach()) == pytest.approx(np.mean(alone), rel=1e-6)
-    assert all(outputs[target.name].grad.any() for target in targets)
+    value = float(build_objective(PLAIN, [AGE]).primary({"age": outputs}, mixed))
+    assert value == pytest.approx(primary_of(AGE, outputs, label), rel=1e-6)
 
 
 def test_mixed_labels_of_soft_bins_and_ordered_and_several_classes_weigh_both_losses():
     labels = torch.randn(5), torch.tensor([0.0, 1, 2, 3, 1]), torch.eye(5)[:, :3]
     for target, label in zip((BINNED, GRADE, FINDINGS), labels):
-        output, mixed = {target.name: torch.randn(5, target.outputs)}, mixed_by_hand(label)
-        objective = build_objective(PLAIN, [target])
+        output, mixed = torch.randn(5, target.outputs), mixed_by_hand(label)
         own, other = (
-            [float(objective.primary({target.name: output[target.name][[i]]}, [side[[i]]])) for i in range(5)]
+            np.array([primary_of(target, output[[i]], side[[i]]) for i in range(5)])
             for side in (mixed.labels[0], mixed.partner[0])
         )
         weight = mixed.weight.numpy()
         expected = (weight * own + (1 - weight) * other).mean()
-        assert float(objective.primary(output, mixed)) == pytest.approx(expected, rel=1e-5)
+        value = float(build_objective(PLAIN, [target]).primary({target.name: output}, mixed))
+        assert value == pytest.approx(expected, rel=1e-5)
 
 
 def test_times_until_an_event_cannot_be_mixed():
@@ -310,7 +198,223 @@ def test_times_until_an_event_cannot_be_mixed():
         build_objective(PLAIN, [RELAPSE]).primary({"relapse": torch.zeros(5, 1)}, mixed_by_hand(torch.ones(5)))
 
 
-def test_a_head_with_bins_takes_no_other_loss():
-    spec = {"primary": {"class_path": "torch.nn.modules.loss.L1Loss", "init_args": {}}, "auxiliary": []}
-    with pytest.raises(InputError, match="loss of their own"):
-        build_objective(spec, [BINNED])
+def test_auxiliary_terms_do_not_see_the_mixing(network):
+    objective = build_objective(said({"auxiliary": [{"class_path": "L1Weights"}]}), [AGE])
+    images, label = torch.randn(4, 1, 16, 16), torch.randn(4)
+    plain = objective(step_of(network, images, [label]))
+    mixed = objective(step_of(network, images, mixed_by_hand(label)))
+    assert float(mixed["l1weights"].detach()) == float(plain["l1weights"].detach()) > 0
+    assert float(mixed["primary"].detach()) != float(plain["primary"].detach())
+
+
+def test_the_objective_names_its_terms_in_order_and_weighs_them(network):
+    terms = [{"class_path": "L1Weights", "weight": 0.25}, {"class_path": "L1Weights"}, {"class_path": "L1Weights"}]
+    objective = build_objective(said({"primary_weight": 3.0, "auxiliary": terms}), [AGE, SEX])
+    found = objective(step_of(network, torch.randn(4, 1, 16, 16), [torch.zeros(4), torch.zeros(4)]))
+    values = {name: value.detach() for name, value in found.items()}
+    assert list(values) == ["primary", "l1weights", "l1weights_2", "l1weights_3"]
+    weights = sum(float(of.detach().abs().sum()) for name, of in network.named_parameters() if "bias" not in name)
+    assert float(values["l1weights"]) == pytest.approx(0.25 * weights, rel=1e-5)
+    assert float(values["l1weights_2"]) == pytest.approx(1e-6 * weights, rel=1e-5)
+    each = [float(value) for value, _ in objective.last.values()]
+    assert float(values["primary"]) == pytest.approx(3 * np.mean(each), rel=1e-6)
+
+
+def test_the_last_loss_of_each_of_several_targets_is_kept(network):
+    objective = build_objective(PLAIN, [AGE, SEX])
+    images, labels = torch.randn(4, 1, 16, 16), [torch.tensor([0.5, NAN, 1, 2]), torch.full((4,), NAN)]
+    objective(step_of(network, images, labels))
+    (loss, scans), names = objective.last["age"], list(objective.last)
+    expected = (network(images)["age"][:, 0] - labels[0])[[0, 2, 3]].square().mean().detach()
+    assert names == ["age"] and int(scans) == 3 and not loss.requires_grad
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    alone = build_objective(PLAIN, [AGE])
+    alone(step_of(network, images, labels[:1]))
+    assert alone.last == {}
+
+
+def test_the_mixed_mode_of_trans_mri_is_a_weight_of_the_primary_term_and_one_of_reconstruction():
+    alpha, images, classes = 0.7, torch.randn(4, 1, 16, 16), torch.tensor([0.0, 2, 1, 0])
+    term = {"class_path": "Reconstruction", "weight": alpha}
+    objective = build_objective(said({"primary_weight": 1 - alpha, "auxiliary": [term]}), [SEX])
+    network = build_network(SMALL, (1, 16, 16), {"sex": 3}, 0, heads=objective.heads()).eval()
+    values = objective(step_of(network, images, [classes]))
+    outputs = {name: output.detach().double().numpy() for name, output in network(images).items()}
+    mse = np.mean((outputs["reconstruction"] - images.double().numpy()) ** 2)
+    logs = outputs["sex"] - np.log(np.exp(outputs["sex"]).sum(axis=1, keepdims=True))
+    entropy = -logs[np.arange(4), classes.long().numpy()].mean()
+    assert float(sum(values.values())) == pytest.approx(alpha * mse + (1 - alpha) * entropy, rel=1e-6)
+
+
+@pytest.mark.parametrize("until", [1.0, 0.3])
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.1, 0.7), (3.3, 0.0)])
+@pytest.mark.parametrize("curve", CURVES)
+def test_a_ramp_is_exact_at_its_ends(curve, start, end, until):
+    ends = {"sigmoid": (math.exp(-5), 1.0), "dann": (0.0, 2 / (1 + math.exp(-10)) - 1)}.get(curve, (0.0, 1.0))
+    ramp = Ramp(ramp=curve, start=start, end=end, until=until).model_dump()
+    first, last = ((1 - share) * start + share * end for share in ends)
+    assert weight_at(ramp, 0.0) == first
+    assert weight_at(ramp, until) == weight_at(ramp, 1.0) == last
+    assert (first == start) == (curve != "sigmoid") and (last == end) == (curve != "dann" or end == 0 == start)
+
+
+@pytest.mark.parametrize(
+    ("curve", "middle"),
+    [
+        ("linear", 0.25),
+        ("cosine", (1 - math.cos(math.pi / 4)) / 2),
+        ("sigmoid", math.exp(-5 * 0.75**2)),
+        ("dann", 2 / (1 + math.exp(-2.5)) - 1),
+        ("step", 0.0),
+    ],
+)
+def test_a_ramp_follows_its_curve_in_between_and_never_falls_on_its_way_up(curve, middle):
+    ramp = Ramp(ramp=curve, start=1.0, end=3.0, until=0.8).model_dump()
+    assert weight_at(ramp, 0.2) == pytest.approx(1 + 2 * middle, rel=1e-12)
+    values = [weight_at(ramp, progress) for progress in np.linspace(0, 1, 201)]
+    assert values == sorted(values)
+
+
+def test_a_number_is_a_weight_that_stays():
+    assert weight_at(0.3, 0.0) == weight_at(0.3, 0.5) == weight_at(0.3, 1.0) == 0.3
+
+
+class Counted(Term):
+    """A term that draws, and remembers how often it was asked."""
+
+    heads = {"code": {"class_path": "CodeHead", "init_args": {}}}
+    asked = 0
+
+    def forward(self, step: Step) -> Tensor:
+        Counted.asked += 1
+        return step.network.head("age").weight.square().sum() * torch.rand(())
+
+
+def test_a_term_is_not_asked_while_its_weight_is_0(network):
+    later = Ramp(ramp="step", until=0.5).model_dump()
+    objective = Objective([AGE], {"age": MeanSquaredError()}, {"counted": (Counted(), later)})
+    images, label = torch.randn(4, 1, 16, 16), [torch.randn(4)]
+    asked = []
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        before = Counted.asked
+        values = objective(step_of(network, images, label, progress=progress))
+        asked.append((list(values), Counted.asked - before))
+    assert asked == [(["primary"], 0)] * 2 + [(["primary", "counted"], 1)] * 2
+
+
+def test_what_a_term_draws_follows_from_its_name_and_the_batch_alone(network):
+    def value(before, seed=5):
+        torch.manual_seed(seed)
+        terms = {name: (Counted(), 1.0) for name in (*before, "counted")}
+        objective = Objective([AGE], {"age": MeanSquaredError()}, terms)
+        return float(objective(step_of(network, torch.ones(2, 1, 16, 16), [torch.zeros(2)]))["counted"])
+
+    assert value([]) == value(["other"]) != value([], seed=6)
+
+
+def test_a_step_in_which_all_weights_are_0_costs_nothing_and_has_gradients_of_0(network):
+    later = Ramp(start=0.0, end=1.0).model_dump()
+    objective = build_objective(said({"primary_weight": later}), [AGE])
+    total = sum(objective(step_of(network, torch.randn(2, 1, 16, 16), [torch.zeros(2)])).values())
+    total.backward()
+    assert float(total) == 0 and not network.encoder.conv1.weight.grad.any()
+
+
+class Says(torch.nn.Module):
+    """A term, a loss or a combination that gives what it was made with."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, *anything):
+        return self.value
+
+
+@pytest.mark.parametrize(("value", "found"), [(None, "None"), (torch.zeros(2, 3), r"a tensor of shape \(2, 3\)")])
+@pytest.mark.parametrize("place", ["auxiliary", "combine", "on_images"])
+def test_what_is_no_scalar_is_said_with_the_name_of_its_class(network, place, value, found):
+    given = {"losses": {"age": MeanSquaredError()}, "auxiliary": {}}
+    given |= {"auxiliary": {"own": (Says(value), 1.0)}} if place == "auxiliary" else {place: Says(value)}
+    with pytest.raises(TypeError, match=rf"test_objectives\.Says: expected a scalar tensor, found {found}"):
+        Objective([AGE], **given)(step_of(network, torch.ones(2, 1, 16, 16), [torch.zeros(2)]))
+
+
+@pytest.mark.parametrize("value", [None, torch.zeros(()), torch.zeros(3), torch.zeros(2, 2, 2)])
+def test_a_loss_that_is_not_one_for_each_scan_is_said_with_the_name_of_its_class(value):
+    with pytest.raises(TypeError, match=r"test_objectives\.Says: expected a loss for each of 2 scans"):
+        Objective([AGE], {"age": Says(value)}, {}).primary({"age": torch.ones(2, 1)}, [torch.zeros(2)])
+
+
+class Early(Counted):
+    """A term that is told of a step before the images pass."""
+
+    def before_pass(self, step: Step) -> None:
+        self.saw = "passed" in vars(step)
+
+
+def test_a_term_may_be_told_before_the_images_pass_while_it_has_a_weight(network):
+    for weight, saw in ((1.0, False), (0.0, None)):
+        term = Early()
+        objective = Objective([AGE], {"age": MeanSquaredError()}, {"early": (term, weight)})
+        objective(step_of(network, torch.ones(2, 1, 16, 16), [torch.zeros(2)]))
+        assert getattr(term, "saw", None) is saw
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"primary_weight": -1.0}, r"objective.primary_weight: expected a number of at least 0, found -1"),
+        ({"primary_weight": 0.0}, r"objective: all weights are 0"),
+        ({"primary_weight": 0.0, "auxiliary": [{"class_path": "L1Weights", "weight": 0}]}, r"all weights are 0"),
+        ({"auxiliary": [{"class_path": "L1Weights", "weight": NAN}]}, r"objective.auxiliary\[0\].weight: .*found nan"),
+        (
+            {"auxiliary": [{"class_path": "L1Weights", "weight": {"ramp": "linear", "start": -1, "end": 1, "until": 1}}]},
+            r"auxiliary\[0\].weight: .*found -1",
+        ),
+        ({"combine": {"class_path": "PCGrad", "init_args": {}}}, r"objective.combine: .*two or more.*the stage has 1"),
+        ({"primary": L1 | {"init_args": {"reduction": "sum"}}}, r"init_args.reduction: is always the mean"),
+    ],
+)
+def test_weights_and_terms_that_make_no_sense_are_said_with_their_path(spec, message):
+    with pytest.raises(InputError, match=message):
+        build_objective(said(spec), [AGE])
+
+
+def test_all_problems_of_an_objective_are_said_at_once():
+    wrong = {
+        "primary": {"age": {"class_path": "Huber", "init_args": {"delta": -1}}},
+        "primary_weight": NAN,
+        "auxiliary": [{"class_path": "Reconstruction", "init_args": {"loss": "l1", "masked": 2.0}}],
+        "combine": {"class_path": "WeightedSum", "init_args": {"weights": {"sex": -1}}},
+    }
+    with pytest.raises(InputError) as raised:
+        build_objective(said(wrong), [AGE, SEX])
+    assert len(raised.value.problems) >= 4
+
+
+def test_a_term_of_weight_0_leaves_model_and_history_as_they_are_without_it(tmp_path):
+    set_up_torch(1, training=True)
+    people = make_people("clinic", 20)
+    make_store(tmp_path / "store", people)
+    ramp = {"ramp": "step", "start": 0.0, "end": 0.0, "until": 1.0}
+    terms = {
+        "none": [],
+        "zero": [{"class_path": "Reconstruction", "weight": 0}, {"class_path": "L1Weights", "weight": 0}],
+        "never": [{"class_path": "Reconstruction", "weight": ramp}],
+        "late": [{"class_path": "L1Weights", "weight": ramp | {"end": 1e-3}}],
+    }
+    stages = [stage("finetune", "diagnosis", strategy="scratch", objective={"auxiliary": of}) for of in terms.values()]
+    trials = [trial_line(of) for of in stages]
+    pack_job(tmp_path / "job", roles(people, 5, 5), trials)
+    finetune(tmp_path / "job", tmp_path / "store", tmp_path, tmp_path / "models", Settings(torch.device("cpu")))
+    models = {name: tmp_path / "models" / trial["id"] for name, trial in zip(terms, trials)}
+    tensors = {name: read_weights(folder / "model.safetensors") for name, folder in models.items()}
+    histories = {name: pd.read_csv(of / "history.csv").drop(columns="seconds") for name, of in models.items()}
+    bits = {name: {key: one.numpy().tobytes() for key, one in of.items()} for name, of in tensors.items()}
+    assert bits["zero"] == bits["none"] == bits["never"] != bits["late"]
+    for name in ("zero", "never"):
+        pd.testing.assert_frame_equal(histories[name], histories["none"], check_exact=True)
+    late, plain = histories["late"], histories["none"]
+    pd.testing.assert_frame_equal(late[plain.columns].iloc[:1], plain.iloc[:1], check_exact=True)
+    assert late["train_l1weights"].isna().tolist() == [True, False]

@@ -7,19 +7,22 @@ import torch
 from contracts import check_json
 from encoder_checks import build, images_of
 from monai.networks.nets import MaskedAutoEncoderViT
-from torch.nn.functional import cross_entropy
 from training_jobs import RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
 
 from tlimb.architectures.build import build_network
 from tlimb.errors import InputError
+from tlimb.evaluation.predict import Bootstrap
+from tlimb.evaluation.reconstruction import scores_without_targets
 from tlimb.files import read_json
 from tlimb.objectives.masked_autoencoder import MaskedAutoencoder, patches_of, positions_of
 from tlimb.objectives.rotation_prediction import RotationPrediction, turned
-from tlimb.objectives.term import Beginning, Step
+from tlimb.objectives.term import Beginning, Step, Term
 from tlimb.objectives.transform_prediction import TransformPrediction
 from tlimb.scenarios.finetune import finetune
+from tlimb.scenarios.prepare import Source
 from tlimb.scenarios.pretrain import pretrain
 from tlimb.scenarios.results import Settings
+from tlimb.store import Store
 
 VIT = {"class_path": "ViT", "init_args": {"hidden_size": 24, "layers": 2, "heads": 4, "patch_size": 8}}
 SMALL = {"width": 24, "depth": 1, "attentions": 4}
@@ -80,11 +83,6 @@ def test_tokens_of_shown_patches_know_nothing_of_the_others():
     shown = shown.repeat_interleave(8, 2).repeat_interleave(8, 3)
     other = torch.where(shown, images, 9.0)
     torch.testing.assert_close(encoder.visible(images, keep), encoder.visible(other, keep), rtol=0, atol=0)
-
-
-def hidden_of(order, shown):
-    """The numbers of the hidden patches, a set an image."""
-    return [set(row[shown:].tolist()) for row in order]
 
 
 @pytest.mark.parametrize("masked", [0.75, 0.3, 0.01, 0.99])
@@ -355,6 +353,43 @@ def test_a_stage_without_labels_is_scored_and_starts_a_fine_tuning(name, tmp_pat
     finetune(tmp_path / "pack", store, folder.parent, tmp_path / "models", cpu)
     model = read_json(tmp_path / "models" / trial["id"] / "model.json")
     assert model["status"] == "ok" and model["start"]["id"] == line["id"], model["reason"]
+
+
+class Spread(Term):
+    """A term that compares the scans of a batch, and has no value for one."""
+
+    on_images = True
+
+    def forward(self, step):
+        assert len(step.images) > 1 and not step.training
+        return step.images.mean(dim=(1, 2, 3)).var()
+
+
+@pytest.mark.parametrize("scans", [8, 17, 1, 0])
+def test_a_term_without_values_of_scans_is_scored_by_batches(scans, lifespan):
+    store, people = lifespan
+    rows, cpu = people.head(scans), torch.device("cpu")
+    data = {**stage("pretrain", "age", module=SLICE)["data"]}
+    view = Source(Store(store, ["all"]), people["scan_id"].tolist(), cpu).view(data, None)
+    network = build_network(RESNET, (1, 24, 24), {}, 0)
+    found = scores_without_targets(network, Spread(), rows, view, cpu, Bootstrap(100))
+    check_json("scores", {"id": "0" * 12} | found)
+    if scans < 2:
+        assert found["loss"] == {}
+        return
+    images = Store(store, ["all"]).gather(rows["scan_id"].tolist()).astype("float32")[..., 11]
+    expected = images.mean(axis=(1, 2)).var(ddof=1)
+    assert found["loss"]["spread"] == {"value": pytest.approx(expected, rel=1e-4), "low": None, "high": None}
+
+
+def test_beside_targets_a_pass_of_its_own_leaves_running_statistics_alone():
+    for term in (RotationPrediction(), TransformPrediction()):
+        network, images = network_for(term, RESNET, (1, 32, 32)).train(), images_of((1, 32, 32), 4)
+        before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        term(Step(network, images, [torch.zeros(4)], labelled=4))
+        assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+        term(step_of(network, images))
+        assert not any(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
 
 
 @pytest.mark.parametrize("term", [named("RotationPrediction"), named("Reconstruction", masked=0.5, patch=6)])

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlimb.data.dataset import Batches, EpochOrder
-from tlimb.data.samplers import BalancedSampler, PairedSampler, WeightedSampler
+from tlimb.data.samplers import BalancedSampler, WeightedSampler
+from tlimb.data.together import Pairs
 from tlimb.errors import InputError
 
 
@@ -62,25 +63,75 @@ def test_a_number_that_is_a_class_is_weighted_by_its_name():
         WeightedSampler(rows, 0, "finetune", "sex", {"1": 2})
 
 
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 5), st.integers(1, 5))
+SHOWN = ("labelled", "unlabelled", "longest")
+
+
+def pairs(n, m, each=(4, 3), shown="labelled", seed=0, least=2) -> Pairs:
+    """Batches of n scans and of m more, which are numbered from 100."""
+    return Pairs(EpochOrder(n, seed, "finetune"), EpochOrder(m, seed + 1, "finetune"), 100, each, shown, least)
+
+
+def epochs_of(batches: Pairs, count: int) -> list[list[tuple[list, list]]]:
+    """The two sides of each batch of each epoch."""
+    found = []
+    for epoch in range(1, count + 1):
+        batches.sides[0].epoch = epoch
+        found.append([([k for k in one if k < 100], [k - 100 for k in one if k >= 100]) for one in batches])
+    return found
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(2, 5), st.integers(1, 5), st.sampled_from(SHOWN))
 @settings(deadline=None)
-def test_pairs_show_the_longer_side_once_and_the_other_in_even_rounds(n, m, one, two):
-    sampler = PairedSampler(range(n), range(100, 100 + m), (one, two), 0, "finetune")
-    batches = list(sampler)
-    assert len(batches) == len(sampler)
-    first, second = ([k for batch in batches for k in batch if (k < 100) is left] for left in (True, False))
-    counts = [np.bincount(first, minlength=n), np.bincount(np.array(second) - 100, minlength=m)]
-    assert any((count == 1).all() for count in counts)
-    assert all(count.max() - count.min() <= 1 for count in counts)
-    assert all(sum(k < 100 for k in batch) == one and len(batch) == one + two for batch in batches[:-1])
-    assert all(batch == sorted(batch, key=lambda k: k >= 100) for batch in batches)
+def test_an_epoch_shows_one_set_once_and_all_of_the_other_before_any_of_it_again(n, m, one, two, shown):
+    batches = pairs(n, m, (one, two), shown)
+    epochs = epochs_of(batches, 5)
+    assert {len(epoch) for epoch in epochs} == {len(batches)}
+    once = batches.shown
+    sides = [[[k for batch in epoch for k in batch[side]] for epoch in epochs] for side in (once, 1 - once)]
+    assert all(sorted(epoch) == list(range((n, m)[once])) for epoch in sides[0])
+    other = np.concatenate(sides[1])
+    rounds = [other[k : k + (n, m)[1 - once]].tolist() for k in range(0, len(other), (n, m)[1 - once])]
+    assert all(len(set(of)) == len(of) for of in rounds)
+    size = min((one, two)[1 - once], (n, m)[1 - once])
+    assert all(len(batch[1 - once]) == size for epoch in epochs for batch in epoch)
+    assert all(min(len(batch[0]), len(batch[1])) > 0 for epoch in epochs for batch in epoch)
+
+
+def test_the_longest_set_is_the_one_that_needs_more_batches():
+    assert [len(pairs(10, m, (4, 3), "longest")) for m in (9, 10, 11, 12, 30)] == [3, 3, 4, 4, 10]
+    assert [pairs(10, m, (4, 3), "longest").shown for m in (9, 11)] == [0, 1]
+    assert len(pairs(10, 30, (4, 3))) == 3 and len(pairs(10, 30, (4, 3), "unlabelled")) == 10
+
+
+def test_no_scan_is_alone_in_the_last_batch_of_the_set_that_is_shown():
+    for shown, sizes in (("labelled", [4, 5]), ("unlabelled", [4, 4])):
+        assert [len(one) for one, _ in epochs_of(pairs(9, 6, (4, 3), shown), 1)[0]] == sizes
+    assert [len(one) for one, _ in epochs_of(pairs(11, 30, (4, 3), least=4), 1)[0]] == [4, 7]
+
+
+def test_the_labelled_side_is_drawn_by_the_stages_sampler_whichever_set_is_shown():
+    rows = table(["a"] * 8 + ["b"] * 2)
+    for shown in SHOWN:
+        order = BalancedSampler(rows, 0, "finetune", "diagnosis")
+        epochs = epochs_of(Pairs(order, EpochOrder(40, 1, "finetune"), 100, (4, 3), shown), 2)
+        drawn = [k for epoch in epochs for one, _ in epoch for k in one]
+        assert abs(sum(k >= 8 for k in drawn) - len(drawn) / 2) <= 2 and order.epoch == 2
+
+
+class Whole(Pairs):
+    """Pairs whose epoch is set as that of a sampler is."""
+
+    def __init__(self, n, m, seed, stage):
+        super().__init__(EpochOrder(n, seed, stage), EpochOrder(m, seed + 1, stage), n, (4, 2))
+
+    epoch = property(lambda self: self.sides[0].epoch, lambda self, epoch: setattr(self.sides[0], "epoch", epoch))
 
 
 MAKERS = [
     lambda seed, stage: EpochOrder(20, seed, stage),
     lambda seed, stage: BalancedSampler(table(["a", "b"] * 10), seed, stage, "diagnosis"),
     lambda seed, stage: WeightedSampler(table(["a", "b"] * 10), seed, stage, "diagnosis", {"a": 1, "b": 2}),
-    lambda seed, stage: PairedSampler(range(20), range(20, 26), (4, 2), seed, stage),
+    lambda seed, stage: Whole(20, 6, seed, stage),
 ]
 
 
@@ -116,5 +167,3 @@ def test_what_a_sampler_cannot_use_is_named():
     for bad in (None, float("nan"), float("inf"), "much"):
         with pytest.raises(InputError, match="weights are not finite, negative or all 0"):
             WeightedSampler(rows, 0, "finetune", "diagnosis", {"a": 1, "b": bad})
-    with pytest.raises(InputError, match="found 0 and 2"):
-        PairedSampler([], [1, 2], (1, 1), 0, "finetune")

@@ -86,6 +86,11 @@ def shifting(*amounts):
     return lambda images: images + next(following)
 
 
+def value_of(term, step) -> float:
+    """The term's value as a number."""
+    return float(term(step).detach())
+
+
 def outputs_of(target, count: int = 5, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, target.outputs)) * 2
 
@@ -155,12 +160,12 @@ def test_the_consistency_of_two_views_is_the_mean_over_all_scans_then_over_targe
     age = ((ages[0] - ages[1])[:, 0] ** 2).mean()
     term = started(TransformConsistency(), network, AGE, CLASSES)
     term.view = shifting(0.5, -1.0)
-    assert float(term(step)) == pytest.approx((age + ((p - q) ** 2).mean(axis=1).mean()) / 2, rel=1e-5)
+    assert value_of(term, step) == pytest.approx((age + ((p - q) ** 2).mean(axis=1).mean()) / 2, rel=1e-5)
     log_p, log_q = (log_softmax(output, axis=1) for output in groups)
     term = started(TransformConsistency(distance="kl"), network, CLASSES)
     term.view = shifting(0.5, -1.0)
     expected = ((p - q) * (log_p - log_q)).sum(axis=1).mean() / 2
-    assert float(term(step)) == pytest.approx(expected, rel=1e-5)
+    assert value_of(term, step) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_gradient_of_consistency_goes_through_both_views():
@@ -187,13 +192,13 @@ def test_a_mean_teacher_learns_nothing_by_gradient_and_teaches_with_its_own_weig
     term.view = shifting(0.5, -1.0)
     value = term(step)
     value.backward()
-    assert float(value) == pytest.approx(((p - q) ** 2).mean(), rel=1e-5)
+    assert float(value.detach()) == pytest.approx(((p - q) ** 2).mean(), rel=1e-5)
     slope = 2 / 3 * (p - q) / len(p)
     slope = p * (slope - (p * slope).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(network.head("group").bias.grad, slope.sum(axis=0), atol=1e-7)
     assert all(of.grad is None and not of.requires_grad for of in term.teacher.parameters())
     term.distance, term.view = "kl", shifting(0.5, -1.0)
-    assert float(term(step)) == pytest.approx((q * np.log(q / p)).sum(axis=1).mean(), rel=1e-5)
+    assert value_of(term, step) == pytest.approx((q * np.log(q / p)).sum(axis=1).mean(), rel=1e-5)
 
 
 def test_the_teachers_weights_are_the_running_mean_of_the_papers_code():
@@ -277,7 +282,7 @@ def test_pseudo_labels_are_those_of_the_weak_view_where_it_is_sure_and_the_mean_
     term.weakly, term.strongly = shifting(0.25), shifting(-1.0)
     value = term(step)
     losses = -log_p[np.arange(40), q.argmax(axis=1)]
-    assert float(value) == pytest.approx((losses * sure).sum() / 40, rel=1e-5, abs=1e-12)
+    assert float(value.detach()) == pytest.approx((losses * sure).sum() / 40, rel=1e-5, abs=1e-12)
     value.backward()
     hard = np.eye(3)[q.argmax(axis=1)]
     slope = ((np.exp(log_p) - hard) * sure[:, None]).sum(axis=0) / 40
@@ -291,7 +296,7 @@ def test_pseudo_labels_are_of_classes_alone_and_their_terms_are_averaged():
     for targets in ([AGE, CLASSES], [AGE, other], [AGE, CLASSES, other]):
         term = started(FixMatch(0.0), network, *targets)
         term.weakly, term.strongly = shifting(0.25), shifting(-1.0)
-        values.append(float(term(step)))
+        values.append(value_of(term, step))
     assert values[2] == pytest.approx((values[0] + values[1]) / 2)
 
 
@@ -331,14 +336,13 @@ def test_the_usual_views_change_images_of_every_layout_and_strong_ones_change_th
     ],
 )
 def test_what_cannot_be_is_said_at_once(make, said):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=said):
         make()
-    assert __import__("re").search(said, str(caught.value)), str(caught.value)
 
 
 def test_bins_may_be_compared_as_distributions():
     network = network_of(BINNED)
-    assert float(started(TransformConsistency(distance="kl"), network, BINNED)(step_of(network))) > 0
+    assert value_of(started(TransformConsistency(distance="kl"), network, BINNED), step_of(network)) > 0
 
 
 def test_the_usual_weight_ramps_up_from_nearly_nothing():

@@ -12,7 +12,18 @@ import pandas as pd
 import pytest
 import torch
 from contracts import check_json, check_table
-from training_jobs import LABELS, RESNET, make_store, make_world, pack_job, pretrain_job, roles, stage, trial_line
+from training_jobs import (
+    LABELS,
+    RESNET,
+    make_store,
+    make_world,
+    objective,
+    pack_job,
+    pretrain_job,
+    roles,
+    stage,
+    trial_line,
+)
 
 from tlimb.architectures.weights import read_weights
 from tlimb.config import Tuning
@@ -466,18 +477,15 @@ def test_a_trial_that_diverges_is_a_result_and_the_pack_goes_on(world, tmp_path)
     wild = tuned(world, optimizer={"class_path": "SGD", "init_args": {"lr": 1e30}})
     failed, fine = train(world, tmp_path, [wild, tuned(world)])
     check_json("model", failed)
-    assert (
-        failed["status"] == "failed"
-        and "diverged: train_loss is" in failed["reason"]
-        and "in epoch 1" in failed["reason"]
-    )
+    assert failed["status"] == "failed" and failed["reason"].startswith("diverged: primary is ")
+    assert "in step 2 of epoch 1; last finite in step 1 of epoch 1: primary 0." in failed["reason"]
     assert [path.name for path in (tmp_path / "models" / wild["id"]).iterdir()] == ["model.json"]
     assert fine["status"] == "ok"
 
 
 def test_what_a_trial_raises_is_its_reason_and_the_pack_goes_on(world, tmp_path):
     trials = [
-        trial_line(SCRATCH | {"objective": L2SP}),
+        trial_line(SCRATCH | {"objective": objective(L2SP)}),
         trial_line(stage("finetune", "diagnosis", strategy="frozen")),
         trial_line(stage("finetune", "diagnosis", module=WHOLE), architecture=SFCN),
         tuned(world, optimizer={"class_path": "SGD", "init_args": {"lr": -1.0}}),

@@ -94,31 +94,34 @@ class EpochOrder(Sampler[int]):
         return self.n
 
 
-def batched(indices: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Indices in batches of `size`; a last one that would be alone joins the batch before it."""
-    count = batch_count(len(indices), size)
+def batched(indices: Sequence[int], size: int, least: int = 2) -> list[Sequence[int]]:
+    """Indices in batches of `size`; a last one of fewer than `least` joins the batch before it."""
+    count = batch_count(len(indices), size, least)
     return [indices[k * size : None if k == count - 1 else (k + 1) * size] for k in range(count)]
 
 
-def batch_count(n: int, size: int) -> int:
+def batch_count(n: int, size: int, least: int = 2) -> int:
     """The number of batches that `batched` makes of n indices."""
     whole, rest = divmod(n, size)
-    return max(whole + (rest > 1), 1)
+    return max(whole + (rest >= least), 1)
 
 
 class Batches(BatchSampler):
-    """Batches of `batch_size`; a last scan that would be alone joins the batch before it: batch norm needs company."""
+    """Batches of `batch_size`; a last one of fewer than `least` scans joins the batch before it: batch norm needs
+    company, and every process that trains its part."""
 
-    def __init__(self, sampler: Sampler[int], batch_size: int):
+    def __init__(self, sampler: Sampler[int], batch_size: int, least: int = 2):
         super().__init__(sampler, batch_size, drop_last=False)
+        self.least = least
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from batched(list(self.sampler), self.batch_size)
+        yield from batched(list(self.sampler), self.batch_size, self.least)
 
     def __len__(self) -> int:
-        return batch_count(len(self.sampler), self.batch_size)
+        return batch_count(len(self.sampler), self.batch_size, self.least)
 
 
-def loader(dataset: Dataset, sampler: Sampler[int], batch_size: int) -> DataLoader:
+def loader(dataset: Dataset, sampler: Sampler[int], batch_size: int, least: int = 2) -> DataLoader:
     """Batches of a dataset, in this process: what it reads lies in memory or is mapped, and workers would copy it."""
-    return DataLoader(dataset, batch_sampler=Batches(sampler, batch_size), collate_fn=stacked, num_workers=0)
+    batches = Batches(sampler, batch_size, least)
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=stacked, num_workers=0)

@@ -4,13 +4,12 @@ A sampler's class is made with the training part's rows (a row a scan, with its 
 times stands k times), the seed and the stage's name, then the user's arguments. tlimb sets its `epoch` before each one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from torch.utils.data import Sampler
 
-from tlimb.data.dataset import EpochOrder, batched
+from tlimb.data.dataset import EpochOrder
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.labels import class_name
 
@@ -67,37 +66,6 @@ class WeightedSampler(EpochOrder):
     def __iter__(self) -> Iterator[int]:
         weights = self._weights / self._weights.sum()
         yield from self.generator().choice(self.n, self.n, p=weights).tolist()
-
-
-class PairedSampler(Sampler[list[int]]):
-    """Batches of two sets of scans, source and target or labelled and unlabelled: `each` of either, first set first.
-
-    For code that trains on two sets at once; a stage of a sweep has one set, so no sweep names this sampler.
-
-    first, second: indices into one dataset. An epoch shows the set that needs more batches once, in a last batch that
-    may be smaller; the other set goes round in ever new orders. A function of seed, stage and `epoch` alone.
-    """
-
-    def __init__(self, first: Sequence[int], second: Sequence[int], each: tuple[int, int], seed: int, stage: str):
-        if not (len(first) and len(second) and min(each) > 0):
-            found = f"{len(first)} and {len(second)}, {each[0]} and {each[1]} a batch"
-            raise InputError([Problem("sampler PairedSampler", f"expected scans on both sides, found {found}")])
-        self._sides, self._each = [np.asarray(first), np.asarray(second)], each
-        self.order = EpochOrder(max(map(len, self._sides)), seed, stage)
-        self.epoch = 1
-
-    def __len__(self) -> int:
-        return max(len(batched(side, size)) for side, size in zip(self._sides, self._each))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        self.order.epoch = self.epoch
-        random = self.order.generator()
-        parts = []
-        for side, size in zip(self._sides, self._each):
-            whole = len(batched(side, size)) == len(self)
-            drawn = random.permutation(side) if whole else _rounds(side, len(self) * size, random)
-            parts.append(batched(drawn, size))
-        yield from ([*map(int, one), *map(int, two)] for one, two in zip(*parts))
 
 
 def _labels(rows: pd.DataFrame, label: str, sampler: str) -> pd.Series:

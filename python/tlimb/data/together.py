@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
 import torch
-from torch.utils.data import BatchSampler, Dataset
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from tlimb.data.dataset import Batch, EpochOrder, batch_count, batched, fetch
-from tlimb.seeds import seed_for
+from tlimb.data.dataset import Batch, batch_count, batched, fetch
 
 
 class Together(Dataset):
@@ -35,39 +33,56 @@ class Together(Dataset):
 
 
 class Pairs(BatchSampler):
-    """Batches of two sets: `each[0]` of the first and `each[1]` of the second, as indices into `Together`.
+    """Batches of two sets as indices into `Together`: `each[0]` of the first set, then `each[1]` of the second.
 
-    order: of the first set; its `epoch` and seed decide both. first, second: sizes. shown: the set that an epoch shows
-    once ("labelled" the first, "unlabelled" the second, "longest" the one that needs more batches); the other one goes
-    round. A last scan that would be alone in its batch joins the one before.
+    first, second: the orders of either set, whose `epoch` decides what they draw, of the same lengths in every epoch;
+    that of the first is this sampler's. offset: of the second set's indices. shown: what an epoch shows as its order
+    draws it: the "labelled" set, the first, the "unlabelled" one, the second, or the "longest", which needs more
+    batches (the first where both need as many). Its last batch is what is left, and joins the one before where that is
+    fewer than `least`.
+
+    The other set goes round from epoch to epoch, in batches of its full size: what its order draws as epoch 1, then
+    what it draws as epoch 2, and so on, so that all of it is used before any of it is used again. A set smaller than
+    its batch stands in every batch once.
     """
 
     def __init__(
         self,
-        order: EpochOrder,
-        first: int,
-        second: int,
+        first: Sampler[int],
+        second: Sampler[int],
+        offset: int,
         each: tuple[int, int],
         shown: Literal["labelled", "unlabelled", "longest"] = "labelled",
+        least: int = 2,
     ):
-        self.order, self.sizes, self.each, self.shown = order, (first, second), each, shown
+        self.sides, self.offset, self.least = (first, second), offset, least
+        self.each = [min(size, len(side)) for size, side in zip(each, self.sides)]
+        needed = [batch_count(len(side), size, least) for side, size in zip(self.sides, self.each)]
+        self.shown = {"labelled": 0, "unlabelled": 1, "longest": int(needed[1] > needed[0])}[shown]
+        self._count = needed[self.shown]
 
     def __len__(self) -> int:
-        needed = [batch_count(size, each) for size, each in zip((len(self.order), self.sizes[1]), self.each)]
-        return {"labelled": needed[0], "unlabelled": needed[1], "longest": max(needed)}[self.shown]
+        return self._count
 
     def __iter__(self) -> Iterator[list[int]]:
-        random = np.random.default_rng(seed_for(self.order.seed, "second order", self.order.stage, self.order.epoch))
-        first = self._side(0, lambda: np.fromiter(self.order, dtype=int))
-        second = self._side(1, lambda: self.sizes[0] + random.permutation(self.sizes[1]))
-        yield from ([*map(int, one), *map(int, two)] for one, two in zip(first, second))
+        epoch = self.sides[0].epoch
+        first, second = (
+            batched(_drawn(side, epoch), size, self.least) if number == self.shown else self._round(side, size, epoch)
+            for number, (side, size) in enumerate(zip(self.sides, self.each))
+        )
+        self.sides[0].epoch = epoch
+        yield from ([*one, *(self.offset + index for index in two)] for one, two in zip(first, second))
 
-    def _side(self, number: int, draw) -> list:
-        """A set's scans of each batch of the epoch."""
-        drawn, size, count = draw(), self.each[number], len(self)
-        if batch_count(len(drawn), size) == count:
-            return batched(drawn, size)
-        rounds = [drawn]
-        while sum(map(len, rounds)) < count * size:
-            rounds.append(draw() if number else np.random.default_rng(len(rounds)).permutation(drawn))
-        return batched(np.concatenate(rounds)[: count * size], size)
+    def _round(self, side: Sampler[int], size: int, epoch: int) -> list[list[int]]:
+        """An epoch's batches of the set that goes round."""
+        begin, length = (epoch - 1) * len(self) * size, len(side)
+        end = begin + len(self) * size
+        rounds = range(begin // length, (end - 1) // length + 1)
+        stream = [index for number in rounds for index in _drawn(side, number + 1)]
+        start = begin - rounds[0] * length
+        return [stream[at : at + size] for at in range(start, start + end - begin, size)]
+
+
+def _drawn(side: Sampler[int], epoch: int) -> list[int]:
+    side.epoch = epoch
+    return [int(index) for index in side]

@@ -1,54 +1,71 @@
 """How well a training without targets does on held-out scans: its scores."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import Dataset
 
-from tlimb.architectures.forward import in_batches
+from tlimb.architectures.forward import BATCH
 from tlimb.architectures.network import Network
+from tlimb.data.dataset import batched, fetch
+from tlimb.data.targets import Target
 from tlimb.data.view import View
 from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
 from tlimb.evaluation.predict import Bootstrap, scores
 from tlimb.objectives.term import Step
+from tlimb.seeds import seed_for
 
 
 def scores_without_targets(
-    network: Network, term: nn.Module, rows: pd.DataFrame, view: View, device: torch.device, bootstrap: Bootstrap
+    network: Network,
+    term: nn.Module,
+    rows: pd.DataFrame,
+    view: View,
+    device: torch.device,
+    bootstrap: Bootstrap,
+    columns: Sequence[Target] = (),
 ) -> dict:
     """What scores.json says of a training without targets, but for its id.
 
-    term: its primary term, as it was trained. "loss" holds the value that it minimises, by its name: `loss` of the term
+    term: its primary term, as it was trained. rows: scan_id, person and the label columns that terms look at, which
+    `columns` describes. "loss" holds the value that it minimises, by its name: `loss` of the term
     ("mse", "l1") or its class in lower case. Where the term gives a value for each scan, `each(step)` -> (B,), this is
-    their mean over the scans of `rows` (scan_id, person) with its interval over persons. Else it is the mean over
-    batches of `tlimb.architectures.forward.BATCH` scans, each as often as it has scans, whose low and high are None.
-    It is empty where there are no scans.
+    their mean over the scans of `rows` with its interval over persons. Else it is the mean over
+    batches of 16 scans, a lone last one with those before it, each batch as often as it has scans; its low and high are
+    None. It is empty where there are no scans, or one that cannot be compared with others.
     """
-    found = scores(rows, [], "test", bootstrap)
-    if len(rows) == 0:
+    found, single = scores(rows, [], "test", bootstrap), hasattr(term, "each")
+    if len(rows) < (1 if single else 2):
         return found | {"loss": {}}
-    term.to(device).eval()
-    dataset = view.dataset(rows[["scan_id", "person"]], [])
-    values = in_batches(network, _valued(network, term), dataset, view, device)
-    low, high = _interval(values, rows["person"], bootstrap) if hasattr(term, "each") else (None, None)
-    return found | {"loss": {_name(term): {"value": float(values.mean(dtype=float)), "low": low, "high": high}}}
-
-
-def _name(term: nn.Module) -> str:
+    names = [of.name for of in columns]
+    dataset = view.dataset(rows[["scan_id", "person", *names]], columns)
+    values = _values(network, term, dataset, names, view, device)
+    low, high = _interval(values, rows["person"], bootstrap) if single else (None, None)
     loss = getattr(term, "loss", None)
-    return loss if isinstance(loss, str) else type(term).__name__.lower()
+    name = loss if isinstance(loss, str) else type(term).__name__.lower()
+    return found | {"loss": {name: {"value": float(values.mean()), "low": low, "high": high}}}
 
 
-def _valued(network: Network, term: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Images (B, C, ...) -> the term's value for each, or what it is for their batch, (B,)."""
-
-    def valued(images: Tensor) -> Tensor:
-        step = Step(network, images, [], labelled=len(images), training=False, seen=getattr(term, "seen", None))
-        return term.each(step) if hasattr(term, "each") else term(step).expand(len(images))
-
-    return valued
+def _values(
+    network: Network, term: nn.Module, dataset: Dataset, names: Sequence[str], view: View, device: torch.device
+) -> np.ndarray:
+    """The term's value for each scan, or what it is for its batch, (n,), in evaluation mode. names: of the labels."""
+    network.to(device).eval()
+    term.to(device).eval()
+    parts = []
+    with torch.inference_mode():
+        for indices in batched(range(len(dataset)), BATCH):
+            torch.manual_seed(seed_for(0, "prediction", indices[0]))  # what a term hides or turns is alike each time
+            images, labels = view.before(fetch(dataset, list(indices)), training=False)
+            images, labels = view.after((images.to(device), [label.to(device) for label in labels]), training=False)
+            columns, seen = dict(zip(names, labels)), getattr(term, "seen", None)
+            step = Step(network, images, [], columns, labelled=len(images), training=False, seen=seen)
+            value = term.each(step) if hasattr(term, "each") else term(step).expand(len(images))
+            parts.append(value.double().cpu().numpy())
+    return np.concatenate(parts)
 
 
 def _interval(values: np.ndarray, persons: pd.Series, bootstrap: Bootstrap) -> tuple[float | None, float | None]:
@@ -61,6 +78,3 @@ def _interval(values: np.ndarray, persons: pd.Series, bootstrap: Bootstrap) -> t
         seed=bootstrap.seed,
     )
     return percentile_interval(means, bootstrap.confidence)
-
-
-reconstruction_scores = scores_without_targets

@@ -34,7 +34,7 @@ class AdversarialRemoval(Term):
     Raises InputError for sizes out of range; in `start` for columns, targets and classes that don't fit; after MixUp.
     """
 
-    needs = ("column",)
+    needs = ("column", "moving")
     sees_unlabelled = True
     on_features = True
 

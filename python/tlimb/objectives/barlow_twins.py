@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from tlimb.objectives.term import Beginning, Step, Term
-from tlimb.objectives.views import at_least, exact, full_precision, two_views, views_of
+from tlimb.objectives.views import at_least, two_views, views_of
 
 
 class BarlowTwins(Term):
@@ -31,7 +31,7 @@ class BarlowTwins(Term):
 
     def __init__(self, redundancy: float = 5e-3, views: list[dict] | None = None):
         super().__init__()
-        at_least("BarlowTwins", redundancy=(redundancy, 0))
+        at_least(redundancy=(redundancy, 0))
         self.redundancy, self.views = redundancy, views
 
     def start(self, beginning: Beginning) -> None:
@@ -40,9 +40,8 @@ class BarlowTwins(Term):
 
     def forward(self, step: Step) -> Tensor:
         """The term's value, a scalar."""
-        first, second = (standardised(z) for z in exact(*two_views(step, self.view, "projection")))
-        with full_precision(first):
-            correlation = first.T @ second / len(first)
+        first, second = (standardised(z) for z in two_views(step, self.view, "projection"))
+        correlation = first.T @ second / len(first)
         own = correlation.diagonal()
         others = correlation.square().sum() - own.square().sum()
         return (1 - own).square().sum() + self.redundancy * others

@@ -20,7 +20,7 @@ class BSS(Term):
     k: at least 1; the authors' code has 1. Raises InputError for others.
     """
 
-    needs = ("pretrained",)
+    needs = ("pretrained", "moving")
     default_weight = 0.001
 
     def __init__(self, k: int = 1):

@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 from tlimb.architectures.network import Network
 from tlimb.errors import InputError, Problem
 from tlimb.objectives.term import Beginning, Step, Term
-from tlimb.objectives.views import at_least, exact, require_company, views_of
+from tlimb.objectives.views import at_least, require_company, views_of
 
 
 class BYOL(Term):
@@ -37,9 +37,9 @@ class BYOL(Term):
 
     def __init__(self, momentum: float = 0.996, views: list[dict] | None = None):
         super().__init__()
-        at_least("BYOL", momentum=(momentum, 0))
+        at_least(momentum=(momentum, 0))
         if momentum > 1:
-            raise InputError([Problem("BYOL: momentum", f"expected a number from 0 to 1, found {momentum}")])
+            raise InputError([Problem("momentum", f"expected a number from 0 to 1, found {momentum}")])
         self.momentum, self.views = momentum, views
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
@@ -84,4 +84,4 @@ def projecting(network: Network) -> Network:
 
 def distance(predicted: Tensor, projected: Tensor) -> Tensor:
     """The squared distance between unit vectors along the rows of (n, d), a mean over rows."""
-    return (2 - 2 * cosine_similarity(*exact(predicted, projected), dim=1)).mean()
+    return (2 - 2 * cosine_similarity(predicted, projected, dim=1)).mean()

@@ -34,7 +34,7 @@ class CDAN(Term):
     range and, in `start`, where no target is of the kind classification: a quantity has no probabilities.
     """
 
-    needs = ("unlabelled",)
+    needs = ("unlabelled", "moving")
     kinds = ("classification",)
     sees_unlabelled = True
     on_features = True

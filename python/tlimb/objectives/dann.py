@@ -21,7 +21,7 @@ class DANN(Term):
     False leaves lambda at 1. A batch of one domain alone is worth 0. Raises InputError for sizes out of range.
     """
 
-    needs = ("unlabelled",)
+    needs = ("unlabelled", "moving")
     sees_unlabelled = True
     on_features = True
 

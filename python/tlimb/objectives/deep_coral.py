@@ -19,7 +19,7 @@ class DeepCORAL(Term):
     scans of a domain is worth 0.
     """
 
-    needs = ("unlabelled",)
+    needs = ("unlabelled", "moving")
     sees_unlabelled = True
     on_features = True
 

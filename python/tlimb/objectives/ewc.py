@@ -22,7 +22,7 @@ class EWC(Term):
     another encoder.
     """
 
-    needs = ("pretrained", "whole", "fisher")
+    needs = ("pretrained", "whole", "fisher", "moving")
     on_features = True
 
     def __init__(self):

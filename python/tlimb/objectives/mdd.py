@@ -28,7 +28,7 @@ class MDD(Term):
     is of the kind classification.
     """
 
-    needs = ("unlabelled",)
+    needs = ("unlabelled", "moving")
     kinds = ("classification",)
     sees_unlabelled = True
     on_features = True

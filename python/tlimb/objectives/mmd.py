@@ -25,7 +25,7 @@ class MMD(Term):
     kernels: m, at least 1. A batch with fewer than two scans of a domain is worth 0. Raises InputError for m below 1.
     """
 
-    needs = ("unlabelled",)
+    needs = ("unlabelled", "moving")
     sees_unlabelled = True
     on_features = True
 

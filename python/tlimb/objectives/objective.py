@@ -1,18 +1,34 @@
 """The sum that training minimises: a primary term over all targets, and auxiliary terms."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+from inspect import signature
+from math import inf
 
 import torch
 from torch import Tensor, nn
 
+from tlimb import registry
+from tlimb.architectures.arguments import require_given
 from tlimb.architectures.network import Network
 from tlimb.architectures.size_check import kept_generator
 from tlimb.data.augment.mixup import Mixed
 from tlimb.data.targets import Target
-from tlimb.errors import InputError, Problem
+from tlimb.errors import InputError, Problem, nearest
 from tlimb.objectives.ramp import weight_at
-from tlimb.objectives.term import Beginning, Step
+from tlimb.objectives.soft_bins import SoftBins
+from tlimb.objectives.term import Beginning, Step, Term
 from tlimb.seeds import seed_for
+
+USUAL = {
+    "regression": "MeanSquaredError",
+    "classification": "CrossEntropy",
+    "ordinal": "Ordinal",
+    "multilabel": "MultiLabel",
+    "survival": "Cox",
+}
+"""Kind of a target -> its loss where the sweep names none and its head has no bins."""
 
 
 class Objective(nn.Module):
@@ -100,16 +116,20 @@ class Objective(nn.Module):
 
         What a term draws follows from torch's generator as it is set for the batch, and from the term's name.
         """
-        values, noise = {}, torch.initial_seed()
+        values, noise, self.last = {}, torch.initial_seed(), {}
+        planned = zip(self.names, self.auxiliary, self.weights)
+        now = [(name, term, weight_at(weight, step.progress)) for name, term, weight in planned]
+        terms = [(name, term, weight) for name, term, weight in now if weight > 0]
+        for _, term, _ in terms:
+            if hasattr(term, "before_pass"):
+                term.before_pass(step)
         weight = weight_at(self.primary_weight, step.progress)
         if weight > 0:
-            values["primary"] = weight * (self._on_images(step) if self._on_images else self._of_targets(step))
-        for name, term, planned in zip(self.names, self.auxiliary, self.weights):
-            weight = weight_at(planned, step.progress)
-            if weight > 0:
-                torch.manual_seed(seed_for(noise, name))
-                values[name] = weight * term(step)
-        return values or {"primary": _nothing(step.passed.outputs)}
+            values["primary"] = weight * (self._of_images(step) if self._on_images else self._of_targets(step))
+        for name, term, weight in terms:
+            torch.manual_seed(seed_for(noise, name))
+            values[name] = weight * _scalar(term(step), term)
+        return values or {"primary": _nothing([step.passed.features, *step.passed.outputs.values()])}
 
     def after_step(self, network: Network) -> None:
         """Called after each step of the optimiser."""
@@ -117,16 +137,19 @@ class Objective(nn.Module):
             if hasattr(term, "after_step"):
                 term.after_step(network)
 
+    def _of_images(self, step: Step) -> Tensor:
+        return _scalar(self._on_images(step), self._on_images)
+
     def _of_targets(self, step: Step) -> Tensor:
-        """The primary term in training."""
+        """The primary term in training, where targets are learned."""
         means = self._means(step.outputs, step.labels)
-        several = len(self.targets) > 1
-        self.last = {name: (mean.detach(), scans.detach()) for name, (mean, scans) in means.items()} if several else {}
+        if len(self.targets) > 1:
+            self.last = {name: (mean.detach(), scans.detach()) for name, (mean, scans) in means.items()}
         losses = {name: mean for name, (mean, _) in means.items()}
         if self.combine is None or not losses:
-            return _mean(losses, step.outputs)
+            return self._mean(losses, step.outputs)
         torch.manual_seed(seed_for(torch.initial_seed(), "combine"))
-        return self.combine(losses, step)
+        return _scalar(self.combine(losses, step), self.combine) + self._without(losses, step.outputs)
 
     def primary(self, outputs: dict[str, Tensor], labels: list[Tensor] | Mixed) -> Tensor:
         """The primary term of outputs {target: (B, outputs)} and labels, one (B,) or (B, classes) a target with NaN
@@ -135,7 +158,7 @@ class Objective(nn.Module):
         losses = self.each(outputs, labels)
         if losses and hasattr(self.combine, "measured"):
             return self.combine.measured(losses)
-        return _mean(losses, outputs)
+        return self._mean(losses, outputs)
 
     def each(self, outputs: dict[str, Tensor], labels: list[Tensor] | Mixed) -> dict[str, Tensor]:
         """Target -> the mean loss over its labelled scans, a scalar; without those of which no scan has a label."""
@@ -149,14 +172,21 @@ class Objective(nn.Module):
             for label, weight in _weighted(target, labels, place):
                 known = torch.where(_uncounted(target, label), 0.0, weight)
                 output, wanted = _as_losses_want(target, outputs[target.name], label.nan_to_num(0.0))
-                each = loss(output, wanted)
-                each = each if each.ndim == 1 else each.mean(1)
+                each = _of_scans(loss(output, wanted), loss, len(label))
                 losses = losses + torch.where(known > 0, known * each, 0.0).sum()
                 counted = counted + (known * loss.counted(wanted) if hasattr(loss, "counted") else known).sum()
                 scans = scans + known.sum()
             if counted > 0:
                 found[target.name] = losses / counted * scans.clamp(max=1), scans
         return found
+
+    def _mean(self, losses: dict[str, Tensor], outputs: dict[str, Tensor]) -> Tensor:
+        mean = sum(losses.values()) / len(losses) if losses else 0.0
+        return mean + self._without(losses, outputs)
+
+    def _without(self, losses: dict[str, Tensor], outputs: dict[str, Tensor]) -> Tensor | float:
+        """0, with a gradient of 0 for targets that have no loss in this batch."""
+        return _nothing([outputs[target.name] for target in self.targets if target.name not in losses])
 
 
 def _weighted(target: Target, labels: list[Tensor] | Mixed, place: int) -> list[tuple[Tensor, Tensor | float]]:
@@ -184,10 +214,165 @@ def _as_losses_want(target: Target, output: Tensor, label: Tensor) -> tuple[Tens
     return (output[:, 0], label) if target.kind == "regression" and not target.bins else (output, label)
 
 
-def _mean(losses: dict[str, Tensor], outputs: dict[str, Tensor]) -> Tensor:
-    return sum(losses.values()) / len(losses) if losses else _nothing(outputs)
+def _of_scans(found: Tensor, loss: nn.Module, scans: int) -> Tensor:
+    """What a loss gave as (scans,), of (scans,) or (scans, several). Raises TypeError for anything else."""
+    if not isinstance(found, Tensor) or found.ndim not in (1, 2) or len(found) != scans:
+        raise TypeError(f"{_path(loss)}: expected a loss for each of {scans} scans, found {_described(found)}")
+    return found if found.ndim == 1 else found.mean(1)
 
 
-def _nothing(outputs: dict[str, Tensor]) -> Tensor:
-    """0, with gradients of 0 for what the outputs come from."""
-    return sum(output.sum() for output in outputs.values()) * 0
+def _scalar(found: Tensor, term: nn.Module) -> Tensor:
+    """What a term gave. Raises TypeError for anything but a scalar tensor."""
+    if not isinstance(found, Tensor) or found.ndim:
+        raise TypeError(f"{_path(term)}: expected a scalar tensor, found {_described(found)}")
+    return found
+
+
+def _path(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _described(found) -> str:
+    return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+
+
+def _nothing(outputs: Sequence[Tensor]) -> Tensor | float:
+    """0, with a gradient of 0 for all that the outputs come from: parameters without any would not be stepped."""
+    return sum(output.sum() for output in outputs) * 0
+
+
+def build_objective(spec: dict, targets: Sequence[Target], trusted=()) -> Objective:
+    """The objective of a stage, a `tlimb.config.Objective` as a dict; `primary` is null for the usual one by kind of
+    target. Auxiliary terms of weight 0 are left out.
+
+    Raises InputError, with all problems, for classes that do not exist, arguments and weights out of their ranges,
+    losses of other kinds of targets, and names of targets that the stage does not have.
+    """
+    on_images, problems = _on_images(spec["primary"], trusted), []
+    losses = {} if on_images else _losses(spec["primary"], targets, trusted, problems)
+    auxiliary = _auxiliary(spec["auxiliary"], trusted, problems)
+    combine = _combination(spec["combine"], [] if on_images else targets, trusted, problems)
+    problems += _weight_problems(spec["primary_weight"], "objective.primary_weight")
+    if not auxiliary and _is_nothing(spec["primary_weight"]):
+        problems.append(Problem("objective", "all weights are 0; nothing would be learned"))
+    if problems:
+        raise InputError(problems)
+    return Objective(targets, losses, auxiliary, on_images, spec["primary_weight"], combine)
+
+
+def _on_images(spec: dict | None, trusted) -> nn.Module | None:
+    """A primary term that looks at images, which says so by `on_images`."""
+    if spec is None or "class_path" not in spec:
+        return None
+    term = registry.load("objective", spec["class_path"], trusted)
+    return _built(term, spec, "objective.primary") if getattr(term, "on_images", False) else None
+
+
+def _losses(spec: dict | None, targets: Sequence[Target], trusted, problems: list[Problem]) -> dict[str, nn.Module]:
+    """Target -> its loss; what is wrong is added to `problems`."""
+    each, names = spec is not None and "class_path" not in spec, [target.name for target in targets]
+    unknown = [name for name in spec if name not in names] if each else []
+    message = "the stage has no such target"
+    problems += [Problem(f"objective.primary.{name}", message, nearest(name, names)) for name in unknown]
+    losses = {}
+    for target in targets:
+        said = spec.get(target.name) if each else spec
+        where = f"objective.primary.{target.name}" if each else "objective.primary"
+        try:
+            losses[target.name] = _loss(said or _usual(target), target, where, trusted)
+        except InputError as error:
+            problems += error.problems
+    return losses
+
+
+def _usual(target: Target) -> dict:
+    return {"class_path": "SoftBins" if target.bins else USUAL[target.kind], "init_args": {}}
+
+
+def _loss(spec: dict, target: Target, where: str, trusted) -> nn.Module:
+    made = registry.load("objective", spec["class_path"], trusted)
+    message = _unfit(made, spec["class_path"], target)
+    if message:
+        raise InputError([Problem(where, message, "objective.primary takes a loss for each target by its name, too")])
+    if not made.__module__.startswith("torch."):
+        return _built(made, spec, where, target=target)
+    if "reduction" in spec["init_args"]:
+        raise InputError([Problem(f"{where}.init_args.reduction", "is always the mean over scans; leave it out")])
+    return made(**spec["init_args"], reduction="none")
+
+
+def _unfit(made: type, name: str, target: Target) -> str:
+    """Why a class cannot be the loss of a target; empty where it can."""
+    if isinstance(made, type) and issubclass(made, Term):
+        return f"{name} is a term beside the losses of targets; expected it under `auxiliary`"
+    if target.bins and not (isinstance(made, type) and issubclass(made, SoftBins)):
+        return f"the head of '{target.name}' has bins, which are learned by a loss of their own, SoftBins"
+    kinds = getattr(made, "kinds", None)
+    if kinds and target.kind not in kinds:
+        return f"{name} is a loss for {' and '.join(kinds)}, and '{target.name}' is of kind {target.kind}"
+    return ""
+
+
+def _auxiliary(specs: Sequence[dict], trusted, problems: list[Problem]) -> dict[str, tuple[nn.Module, float | dict]]:
+    """Name of a term -> term and weight, without those of weight 0; what is wrong is added to `problems`."""
+    terms, seen = {}, []
+    for place, spec in enumerate(specs):
+        where = f"objective.auxiliary[{place}]"
+        made = registry.load("objective", spec["class_path"], trusted)
+        weight = spec.get("weight")
+        weight = getattr(made, "default_weight", 1.0) if weight is None else weight
+        problems += _weight_problems(weight, f"{where}.weight")
+        if _is_nothing(weight):
+            continue
+        seen.append(registry.class_name(spec).lower())
+        name = seen[-1] if seen.count(seen[-1]) == 1 else f"{seen[-1]}_{seen.count(seen[-1])}"
+        try:
+            terms[name] = _built(made, spec, where), weight
+        except InputError as error:
+            problems += error.problems
+    return terms
+
+
+def _combination(spec: dict | None, targets: Sequence[Target], trusted, problems: list[Problem]) -> nn.Module | None:
+    if spec is None:
+        return None
+    if len(targets) < 2:
+        message = f"{spec['class_path']} combines the losses of two or more targets, and the stage has {len(targets)}"
+        problems.append(Problem("objective.combine", message, "leave it out"))
+        return None
+    made = registry.load("combination", spec["class_path"], trusted)
+    try:
+        return _built(made, spec, "objective.combine", targets=tuple(targets))
+    except InputError as error:
+        problems += error.problems
+        return None
+
+
+def _built(made: type, spec: dict, where: str, **links) -> nn.Module:
+    """A module of a class, with those links that its constructor has arguments for; problems with an argument, which
+    bear its name, are told by their JSON path."""
+    wanted, given = signature(made).parameters, spec["init_args"]
+    require_given(made, [*given, *links], f"{where}.init_args")
+    try:
+        return made(**given, **{name: value for name, value in links.items() if name in wanted})
+    except InputError as error:
+        raise InputError([_placed(problem, f"{where}.init_args", wanted) for problem in error.problems]) from None
+
+
+def _placed(problem: Problem, where: str, arguments) -> Problem:
+    of_argument = re.split(r"[.\[]", problem.where)[0] in arguments
+    return replace(problem, where=f"{where}.{problem.where}") if of_argument else problem
+
+
+def _ends(weight: float | dict) -> list[float]:
+    return [weight["start"], weight["end"]] if isinstance(weight, dict) else [weight]
+
+
+def _is_nothing(weight: float | dict) -> bool:
+    return all(end == 0 for end in _ends(weight))
+
+
+def _weight_problems(weight: float | dict, where: str) -> list[Problem]:
+    return [
+        Problem(where, f"expected a number of at least 0, found {end}") for end in _ends(weight) if not 0 <= end < inf
+    ]

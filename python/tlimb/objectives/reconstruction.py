@@ -1,5 +1,6 @@
 """Reconstruction: the images themselves are what is predicted."""
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -24,7 +25,7 @@ class Reconstruction(Term):
     training, and alike in every epoch otherwise; the mean is then over the voxels in them alone: Xie et al. (2022),
     "SimMIM: A simple framework for masked image modeling", CVPR (there 0.6, patches of 32 pixels, l1, and a learnt
     value in place of 0). As an auxiliary term it then passes images of its own, since the primary term sees them whole,
-    and leaves batch norm's running statistics alone.
+    and beside targets leaves batch norm's running statistics alone.
     """
 
     on_images = True
@@ -56,7 +57,7 @@ class Reconstruction(Term):
         """The mean error of each scan, (B,), over all of its voxels or those that were hidden."""
         if self.masked and step.seen != self.seen:
             images = step.images
-            with still_statistics(step.network):
+            with still_statistics(step.network) if step.labels else nullcontext():
                 made = step.network.passed(self.seen(images), [self.head]).outputs[self.head]
         else:
             images = step.images if step.whole else step.labelled_images

@@ -49,7 +49,8 @@ class RotationPrediction(Term):
         if len(size) not in TURNS:
             raise InputError([Problem(where, f"turns slices or volumes, and these images have {len(size)} axes")])
         if min(size) < LEAST * max(size):
-            message = f"turns what lies within {min(size)} voxels of each axis, too little of {'x'.join(map(str, size))}"
+            found = "x".join(map(str, size))
+            message = f"turns what lies within {min(size)} voxels of each axis, too little of {found}"
             raise InputError([Problem(where, message, "crop the images, so that their sides are more alike")])
         self.classify = nn.Linear(beginning.network.encoder.features, len(TURNS[len(size)]))
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tlimb.objectives.term import Beginning, Step, Term
-from tlimb.objectives.views import at_least, exact, full_precision, two_views, views_of
+from tlimb.objectives.views import at_least, two_views, views_of
 
 
 class SimCLR(Term):
@@ -20,7 +20,8 @@ class SimCLR(Term):
     It learns from all scans of a batch, labelled or not; on several devices from those of each by themselves: there a
     scan is told from fewer others. A batch of one scan is an error.
 
-    temperature: at least 0.001. views: augmentations {"class_path", "init_args"} that make a view; null for the usual ones.
+    temperature: at least 0.001. views: augmentations {"class_path", "init_args"} that make a view; null for the usual
+    ones.
     """
 
     on_images = True
@@ -28,7 +29,7 @@ class SimCLR(Term):
 
     def __init__(self, temperature: float = 0.1, views: list[dict] | None = None):
         super().__init__()
-        at_least("SimCLR", temperature=(temperature, 1e-3))
+        at_least(temperature=(temperature, 1e-3))
         self.temperature, self.views = temperature, views
 
     def start(self, beginning: Beginning) -> None:
@@ -43,10 +44,9 @@ class SimCLR(Term):
 def nt_xent(first: Tensor, second: Tensor, temperature: float, alike: Tensor | None = None) -> Tensor:
     """NT-Xent of two views (B, width). alike: (B, B), at least 0, what each scan is to pull on each other one; where
     None only on itself. The weights of a view's partners are divided by their sum."""
-    views = normalize(torch.cat(exact(first, second)), dim=1)
+    views = normalize(torch.cat([first, second]), dim=1)
     itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
-    with full_precision(views):
-        logits = (views @ views.T / temperature).masked_fill(itself, -torch.inf)
+    logits = (views @ views.T / temperature).masked_fill(itself, -torch.inf)
     alike = torch.eye(len(first), device=views.device) if alike is None else alike
     weights = alike.to(views).repeat(2, 2).masked_fill(itself, 0.0)
     weights = weights / weights.sum(1, keepdim=True)

@@ -26,7 +26,8 @@ class TransformPrediction(Term):
     degrees, scale, shear: largest amounts, as RandomAffine has them: about each axis (slices: in the plane), by which
     each axis' factor is off 1, of each entry of the shear; translation: in voxels, along each axis. What is 0 is neither
     done nor predicted. For volumes these are 12 parameters, for slices 6. As an auxiliary term it passes all scans of a
-    step twice, labelled or not, and leaves batch norm's running statistics alone. Raises InputError for values out of range.
+    step twice, labelled or not, and beside targets leaves batch norm's running statistics alone. Raises InputError for
+    values out of range.
     """
 
     on_images = True

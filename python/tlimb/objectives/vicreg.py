@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from tlimb.objectives.term import Beginning, Step, Term
-from tlimb.objectives.views import at_least, exact, full_precision, two_views, views_of
+from tlimb.objectives.views import at_least, two_views, views_of
 
 
 class VICReg(Term):
@@ -44,7 +44,7 @@ class VICReg(Term):
         views: list[dict] | None = None,
     ):
         super().__init__()
-        at_least("VICReg", invariance=(invariance, 0), variance=(variance, 0), covariance=(covariance, 0))
+        at_least(invariance=(invariance, 0), variance=(variance, 0), covariance=(covariance, 0))
         self.invariance, self.variance, self.covariance, self.views = invariance, variance, covariance, views
 
     def start(self, beginning: Beginning) -> None:
@@ -53,7 +53,7 @@ class VICReg(Term):
 
     def forward(self, step: Step) -> Tensor:
         """The term's value, a scalar."""
-        first, second = exact(*two_views(step, self.view, "projection"))
+        first, second = two_views(step, self.view, "projection")
         alike = (first - second).square().mean()
         spread = (too_narrow(first) + too_narrow(second)) / 2
         correlated = off_diagonal(first) + off_diagonal(second)
@@ -68,6 +68,5 @@ def too_narrow(embedded: Tensor) -> Tensor:
 def off_diagonal(embedded: Tensor) -> Tensor:
     """c(Z): the sum of squared covariances between the coordinates of Z (n, d), divided by d."""
     centred = embedded - embedded.mean(0)
-    with full_precision(embedded):
-        covariance = centred.T @ centred / (len(embedded) - 1)
+    covariance = centred.T @ centred / (len(embedded) - 1)
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / embedded.shape[1]

@@ -96,23 +96,13 @@ def require_company(step: Step) -> None:
     """Raises InputError for a batch of one scan."""
     if len(step.images) < 2:
         message = "a batch of one scan has nothing to compare it with"
-        raise InputError([Problem("batch_size", message, "expected 2 or more, and 2 or more scans on each device")])
+        raise InputError([Problem("batch_size", message, "expected 2 or more scans in a batch, on each device, and in validation")])
 
 
-def exact(*outputs: Tensor) -> list[Tensor]:
-    """Outputs in single precision at least."""
-    return [output if output.dtype == torch.float64 else output.float() for output in outputs]
-
-
-def full_precision(of: Tensor) -> torch.autocast:
-    """A context in which products of matrices keep the precision that they are given."""
-    return torch.autocast(of.device.type, enabled=False)
-
-
-def at_least(term: str, **arguments: tuple[float, float]) -> None:
+def at_least(**arguments: tuple[float, float]) -> None:
     """Raises InputError for arguments of a term that are not numbers of at least so much: name -> (value, least)."""
     problems = [
-        Problem(f"{term}: {name}", f"expected a number of at least {least:g}, found {value}")
+        Problem(name, f"expected a number of at least {least:g}, found {value}")
         for name, (value, least) in arguments.items()
         if not least <= value < float("inf")
     ]

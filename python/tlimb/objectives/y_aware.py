@@ -22,11 +22,11 @@ class YAware(Term):
     equation 3. The authors' code divides w_ik by the sum of row k, and gives twice the mean.
 
     It learns from all scans of a batch, labelled or not; on several devices from those of each by themselves. A batch
-    of one scan is an error. Where a batch comes without the column, as validation batches may, it is SimCLR's value.
+    of one scan is an error. Where validation batches come without the column, it is SimCLR's value there.
 
     column: of quantities or classes. sigma: at least 1e-6, in the unit of the column (there 5 years of age); of no
-    effect on classes. temperature: at least 0.001. views: augmentations {"class_path", "init_args"} that make a view; null for
-    the usual ones.
+    effect on classes. temperature: at least 0.001. views: augmentations {"class_path", "init_args"} that make a view;
+    null for the usual ones.
     """
 
     needs = ("column",)
@@ -35,7 +35,7 @@ class YAware(Term):
 
     def __init__(self, column: str, sigma: float = 5.0, temperature: float = 0.1, views: list[dict] | None = None):
         super().__init__()
-        at_least("YAware", sigma=(sigma, 1e-6), temperature=(temperature, 1e-3))
+        at_least(sigma=(sigma, 1e-6), temperature=(temperature, 1e-3))
         self.column, self.sigma, self.temperature, self.views = column, sigma, temperature, views
 
     def start(self, beginning: Beginning) -> None:

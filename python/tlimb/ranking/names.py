@@ -7,15 +7,17 @@ from tlimb.search.combinations import is_fitted
 from tlimb.splits import PART
 
 Path = tuple[str, ...]
-CLASSES = {"architecture", "optimizer", "scheduler", "module", "primary"}  # their value is a class, which names itself
+CLASSES = {"architecture", "optimizer", "scheduler", "module", "primary", "scenario", "combine"}  # their value is a class, which names itself
 
 
 def strategy_of(trial: dict) -> str:
-    """`scratch` where nothing is transferred, `fitted` where nothing is trained, else the last stage's strategy; then
-    `+ <word>` for each way to tune that makes another strategy of it, and `+ <class>` for each auxiliary term."""
+    """`scratch` where nothing is transferred, `fitted` where nothing is trained, else the last stage's strategy, `after
+    <class>` where the stage before learned without labels by that term; then `+ <word>` for each way to tune that makes
+    another strategy of it, and `+ <class>` for each auxiliary term and for what combines the targets' losses."""
     last = trial["spec"]["stages"][-1]
-    auxiliary = [class_name(term) for term in last.get("objective", {}).get("auxiliary", [])]
-    return " + ".join([_start(trial), *deciding_words(last.get("tuning", {})), *auxiliary])
+    objective = last.get("objective", {})
+    terms = [class_name(term) for term in [*objective.get("auxiliary", []), objective.get("combine")] if term]
+    return " + ".join([_start(trial) + _taught_by(trial), *deciding_words(last.get("tuning", {})), *terms])
 
 
 def candidate_names(trials: dict[str, dict]) -> dict[str, str]:
@@ -75,14 +77,15 @@ def settings_of(trial: dict) -> dict[Path, object]:
         _collect(found, (stage["name"],), _told({key: value for key, value in stage.items() if key in shown}))
         if not is_fitted(spec["architecture"]):
             found[stage["name"], "tuning"] = tuning_words(stage.get("tuning", {}))
-            _collect(found, (stage["name"], "objective"), stage.get("objective", {}))
+            _collect(found, (stage["name"], "objective"), _objective(stage.get("objective", {})))
     _collect(found, ("split",), {key: value for key, value in spec.get("split", {}).items() if key not in PART})
     return found
 
 
 def _told(stage: dict) -> dict:
-    """A stage without what it says nothing of: a network of its own, weights, keys of these."""
-    told = {key: value for key, value in stage.items() if value is not None or key not in ("architecture", "weights")}
+    """A stage without what it says nothing of: a network of its own, weights, a scenario, keys of these."""
+    silent = ("architecture", "weights", "scenario")
+    told = {key: value for key, value in stage.items() if value is not None or key not in silent}
     weights = told.get("weights")
     if weights is not None:
         told["weights"] = {key: value for key, value in weights.items() if value is not None and key != "digest"}
@@ -119,6 +122,35 @@ def value_text(value) -> str:
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return str(value)
+
+
+def _taught_by(trial: dict) -> str:
+    """How the stage before the last learned, where that was without labels."""
+    before = trial["spec"]["stages"][:-1]
+    if not before or before[-1].get("targets") or _start(trial) == "scratch":
+        return ""
+    primary = before[-1].get("objective", {}).get("primary")
+    return f" after {class_name(primary)}" if primary else ""
+
+
+def _objective(objective: dict) -> dict:
+    """An objective without what it says nothing of; a weight that moves is one word."""
+    told = {key: value for key, value in objective.items() if value is not None}
+    if told.get("primary_weight") == 1:
+        del told["primary_weight"]
+    if isinstance(told.get("primary_weight"), dict):
+        told["primary_weight"] = _ramp(told["primary_weight"])
+    return told | {"auxiliary": [_term(term) for term in told.get("auxiliary", [])]}
+
+
+def _term(term: dict) -> dict:
+    told = {key: value for key, value in term.items() if value is not None}
+    return told | ({"weight": _ramp(told["weight"])} if isinstance(told.get("weight"), dict) else {})
+
+
+def _ramp(weight: dict) -> str:
+    until = "" if weight["until"] == 1 else f" by {weight['until']:g}"
+    return f"{weight['start']:g} to {weight['end']:g}{until} ({weight['ramp']})"
 
 
 def _start(trial: dict) -> str:

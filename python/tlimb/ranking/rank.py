@@ -10,6 +10,7 @@ from tlimb.ranking.answer import answer, cautions
 from tlimb.ranking.compare import Measure, mean_with_interval, paired_difference
 from tlimb.ranking.names import candidate_names, strategy_of
 from tlimb.ranking.nested import nested_estimate, preference
+from tlimb.ranking.oracle import oracle_choice
 from tlimb.ranking.results import KEY, Results, key_of
 from tlimb.ranking.starts import published_notes
 from tlimb.registry import class_name
@@ -25,7 +26,8 @@ COLUMNS = (
 class Ranking:
     """ranking.json as an object: candidates (best on validation first), comparisons, failures and the answer.
 
-    nested: the estimate with the selection repeated in each outer fold, null in other schemes. notes: what a reader of
+    nested: the estimate with the selection repeated in each outer fold, null in other schemes. oracle: what a choice on
+    labels of the target domain would give, null where nothing is adapted. notes: what a reader of
     the figures must know.
     """
 
@@ -38,6 +40,7 @@ class Ranking:
     comparisons: list[dict]
     failures: dict[str, list[dict]]
     nested: dict | None = None
+    oracle: dict | None = None
     notes: list[str] = field(default_factory=list)
 
     def document(self) -> dict:
@@ -87,6 +90,7 @@ def rank(results: Results) -> Ranking:
         comparisons=comparisons,
         failures=_failures(results, candidates),
         nested=nested,
+        oracle=oracle_choice(results, candidates, target, measure),
         notes=notes + published_notes([*results.models.values(), *results.encoders.values()]),
     )
 

@@ -185,7 +185,8 @@ def _every_metric(results: Results, ranking: Ranking, measure: Measure) -> list[
 def _external(results: Results, ranking: Ranking, measure: Measure) -> list[dict]:
     """The ranked metric of the selected candidates on cohorts that were only ever tested on."""
     rows = []
-    for cohort in [one["cohort"] for one in results.sweep.get("evaluate", {}).get("external", [])]:
+    adapted = ["source"] if ranking.oracle else []
+    for cohort in [*(one["cohort"] for one in results.sweep.get("evaluate", {}).get("external", [])), *adapted]:
         name = f"external-{cohort}"
         tables = [_scored_tables(results, row, name, ranking.target) for row in ranking.selected()]
         rows.append({"cohort": cohort, "cells": [mean_with_interval(found, measure) for found in tables]})

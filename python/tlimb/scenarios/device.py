@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import contextmanager
 
 import torch
 
@@ -18,6 +19,19 @@ def set_up_torch(threads: int, training: bool) -> None:
     if training:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+@contextmanager
+def deterministic(wanted: bool):
+    """Within it torch gives the same numbers on every run, or, where that is not wanted, whatever is fastest."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = wanted, not wanted
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before[1], False
 
 
 def find_device() -> torch.device:

@@ -1,4 +1,4 @@
-"""What is measured on the validation part."""
+"""What is measured in training and on the validation part."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,39 @@ from torch import Tensor
 from tlimb.data.targets import Target
 from tlimb.evaluation.metrics import metric
 from tlimb.objectives.objective import Objective
+from tlimb.scenarios.processes import gathered
 from tlimb.scenarios.progress import Monitor
+
+
+class Sums:
+    """Sums over an epoch's scans of the terms and of the targets' losses, in whatever process they were computed."""
+
+    def __init__(self):
+        self._terms: dict[str, Tensor] = {}
+        self._losses: dict[str, Tensor] = {}
+        self._scans = 0
+
+    def add(self, terms: dict[str, Tensor], scans: int, losses: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """A step's terms, which count as its scans do, and the mean loss of each target with how many scans it is of."""
+        self._scans += scans
+        for name, value in terms.items():
+            self._terms[name] = self._terms.get(name, 0.0) + value.detach() * scans
+        for name, (loss, known) in losses.items():
+            self._losses[name] = self._losses.get(name, 0.0) + torch.stack([loss * known, known.to(loss)])
+
+    def means(self) -> dict[str, float]:
+        """Term -> its mean over the scans of the epoch, 0 in steps without it; then <target>_loss -> its mean over those
+        that have the label."""
+        terms, losses, scans = zip(*gathered((self._terms, self._losses, self._scans)))
+        means = {name: sum(float(of[name]) for of in terms if name in of) / sum(scans) for name in _names(terms)}
+        for name in _names(losses):
+            total, known = torch.stack([of[name].cpu() for of in losses if name in of]).sum(0).tolist()
+            means[f"{name}_loss"] = total / known if known else float("nan")
+        return means
+
+
+def _names(of: Sequence[dict]) -> list[str]:
+    return list(dict.fromkeys(name for each in of for name in each))
 
 
 def validated(

@@ -11,6 +11,7 @@ from tlimb.architectures.network import Network, Passed
 from tlimb.errors import InputError, Problem
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+METHODS = ("passed", "passed_features", "encode", "predict")
 LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 """A stage's `precision` -> what Lightning calls it."""
 
@@ -30,12 +31,14 @@ def lowered(root: nn.Module, precision: str, device: torch.device):
     """
     networks = [of for of in root.modules() if isinstance(of, Network)] if precision != "32" else []
     for network in networks:
-        for name in ("passed", "passed_features", "encode"):
+        for name in METHODS:
             setattr(network, name, MethodType(_in_low(name, DTYPES[precision], device.type), network))
-    yield
-    for network in networks:
-        for name in ("passed", "passed_features", "encode"):
-            delattr(network, name)
+    try:
+        yield
+    finally:
+        for network in networks:
+            for name in METHODS:
+                delattr(network, name)
 
 
 def _in_low(name: str, dtype: torch.dtype, device: str):
@@ -47,6 +50,6 @@ def _in_low(name: str, dtype: torch.dtype, device: str):
             made = plain(network, *args, **kwargs)
         if isinstance(made, Passed):
             return Passed(made.features.float(), apply_to_collection(made.outputs, Tensor, Tensor.float))
-        return made.float()
+        return apply_to_collection(made, Tensor, Tensor.float)
 
     return low

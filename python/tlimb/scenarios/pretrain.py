@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from tlimb.architectures.weights import save_weights, select
 from tlimb.data.fingerprint import recipe_of
+from tlimb.data.view import View
 from tlimb.evaluation.predict import Bootstrap, predict, scores
-from tlimb.evaluation.reconstruction import reconstruction_scores
+from tlimb.evaluation.reconstruction import scores_without_targets
 from tlimb.files import write_json
 from tlimb.persons import person_digest
+from tlimb.scenarios.calibration import temperatures
+from tlimb.scenarios.fisher import fisher_diagonal, require_drawable
 from tlimb.scenarios.job import (
     Pretrained,
     check_encoder,
@@ -22,6 +26,7 @@ from tlimb.scenarios.job import (
 from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.progress import TrainingFailed
 from tlimb.scenarios.results import Settings, carry_through, keep_for, outcome, write_history
+from tlimb.scenarios.scenario import Training
 from tlimb.scenarios.train import train
 from tlimb.state import Kept
 from tlimb.store import Store
@@ -34,7 +39,7 @@ def pretrain(
     """Train the job's stage, from its parent's encoder if it has one, into out/<encoder id>/, the folder returned.
 
     files: of weights and maps, path as the sweep writes it -> where it lies now. It also scores the stage's own
-    held-out part. A training that diverges or raises leaves encoder.json with the reason. Raises InputError where a
+    held-out part, and keeps what terms of the next stage may ask for. A training that diverges or raises leaves encoder.json with the reason. Raises InputError where a
     person stands in two roles, for weights made from scans prepared otherwise, for published ones that have seen
     somebody whom this stage holds out, and for files that have changed.
     """
@@ -48,7 +53,8 @@ def pretrain(
         published = stage["weights"] is not None and stage["weights"]["path"] is not None
         barred = {"validation", "test"} if published else set()
         check_encoder(parent, store, rows, barred, f"pretraining {line['id']}")
-    run = StageRun(line["spec"]["architecture"], stage, line["seed"], rows, job.labels, parent, files)
+    columns = job.facts.get("columns", {})
+    run = StageRun(line["spec"]["architecture"], stage, line["seed"], rows, job.labels, parent, files, columns)
     kept = keep_for(line["id"], rows, job.labels, run.stage, store, start_digest(stage, parent, files), settings)
     folder, source = Path(out) / line["id"], Source(store, rows["scan_id"].tolist(), settings.device, settings.trusted)
     about = _about(line, rows, parent, store) | {"licence": job.facts["licence"]}
@@ -60,21 +66,34 @@ def _train(identity: str, run: StageRun, source: Source, kept: Kept, folder: Pat
     if run.encoder is not None and run.encoder.failed:
         raise TrainingFailed(run.encoder.failed)
     training = prepare(run, source)
+    if run.stage["fisher"]:
+        require_drawable(run.stage, run.labels, training.network.encoder)
     progress = train(training, kept, source.device)
     tensors = training.network.weights()
     save_weights(folder / "encoder.safetensors", select(tensors, "encoder."))
     save_weights(folder / "heads.safetensors", select(tensors, "heads."))
     write_history(folder, progress)
     held_out, bootstrap = run.rows[run.rows["role"] == "test"], Bootstrap()
-    view = source.view(run.stage["data"], training.normalise)
+    view, more = source.view(run.stage["data"], training.normalise), {}
     if training.targets:
+        more = _kept_for_the_next(training, run, view, source.device, folder)
         table = predict(training.network, training.targets, held_out, view, source.device)
         found = scores(table, training.targets, "test", bootstrap)
     else:
         term = training.objective.on_images
-        found = reconstruction_scores(training.network, term, held_out, view, source.device, bootstrap)
+        found = scores_without_targets(training.network, term, held_out, view, source.device, bootstrap)
     write_json(folder / "scores.json", {"id": identity} | found)
-    return outcome(training, progress, source.device) | {"statistics": statistics(run, view)}
+    return outcome(training, progress, source.device) | more | {"statistics": statistics(run, view)}
+
+
+def _kept_for_the_next(training: Training, run: StageRun, view: View, device: torch.device, folder: Path) -> dict:
+    """What terms of the next stage may ask for: temperatures, for encoder.json, and the Fisher information in a file."""
+    network, targets = training.network, training.targets
+    if run.stage["fisher"]:
+        train = view.dataset(run.rows[run.rows["role"] == "train"], targets)
+        save_weights(folder / "fisher.safetensors", fisher_diagonal(network, targets, train, view, run.seed, device))
+    validation = run.rows[run.rows["role"] == "validation"]
+    return {"temperatures": temperatures(network, targets, validation, view, device)}
 
 
 def _about(line: dict, rows: pd.DataFrame, parent: Pretrained | None, store: Store) -> dict:

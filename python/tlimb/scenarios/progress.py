@@ -10,7 +10,16 @@ from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS, METRICS
 
 
 class TrainingFailed(Exception):
-    """A training that ends without a model, for a reason that is told as it stands."""
+    """A training that ends without a model, for a reason that is told as it stands.
+
+    failure: of one that diverged, what is written of it: epoch, step (None where that was after an epoch), values by
+    the names of terms (numbers, or "nan", "inf" and "-inf"), and the last_finite ones, with their epoch and step.
+    history: rows of the epochs before.
+    """
+
+    def __init__(self, message: str, failure: dict | None = None, history: Sequence[dict] = ()):
+        super().__init__(message)
+        self.failure, self.history = failure, list(history)
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,8 @@ class Progress:
 
     history: a row an epoch, or one of epoch 0 where nothing trains. best_epoch: the earliest with the best monitored
     value, 0 where there is none yet; best: that value times the monitor's sign. reference: the value to exceed by more
-    than min_delta for patience to be renewed; waited: epochs since it was.
+    than min_delta for patience to be renewed; waited: epochs since it was. stopped: what ended it before the last
+    epoch: "early_stopping", "max_hours" or "callback"; empty where nothing did.
     """
 
     history: list[dict] = field(default_factory=list)
@@ -64,6 +74,7 @@ class Progress:
     best: float | None = None
     reference: float | None = None
     waited: int = 0
+    stopped: str = ""
 
     @property
     def epochs_run(self) -> int:
@@ -83,6 +94,11 @@ class Progress:
             return False
         self.best, self.best_epoch = value, row["epoch"]
         return True
+
+    @property
+    def hours(self) -> float:
+        """The time that all epochs so far took, those before an interruption among them."""
+        return sum(row["seconds"] for row in self.history) / 3600
 
     def stops(self, early_stopping: dict | None) -> bool:
         """Whether patience has run out."""

@@ -80,13 +80,23 @@ def carry_through(folder, name: str, about: dict, kept: Kept, train: Callable[[]
         print(f"{about['id']} failed: {reason}")
         if not isinstance(error, (InputError, TrainingFailed)):
             traceback.print_exc()
-        write_json(folder / name, about | {"status": "failed", "reason": reason, "seconds": time.monotonic() - started})
+        about |= {"status": "failed", "reason": reason, "seconds": time.monotonic() - started}
+        write_json(folder / name, about | _left_by(error, folder))
         return
     print(f"{about['id']}: best epoch {found['best_epoch']} of {found['epochs_run']}")
     about |= {"status": "ok", "reason": ""} | found | {"seconds": time.monotonic() - started}
     write_text(folder / "model-card.md", model_card(about))
     write_json(folder / name, about)
     kept.keep(folder)
+
+
+def _left_by(error: Exception, folder: Path) -> dict:
+    """What a training that diverged leaves: its history, where an epoch was finished, and `failure`."""
+    if not isinstance(error, TrainingFailed):
+        return {}
+    if error.history:
+        write_history(folder, Progress(error.history))
+    return {"failure": error.failure} if error.failure is not None else {}
 
 
 def _copy(result: Path, folder: Path, name: str, about: dict) -> None:
@@ -108,7 +118,8 @@ def outcome(training: Training, progress: Progress, device: torch.device) -> dic
         "targets": {target.name: target.facts() for target in training.targets},
         "best_epoch": progress.best_epoch,
         "epochs_run": progress.epochs_run,
-        "stopped_early": progress.stops(training.stage["early_stopping"]),
+        "stopped": progress.stopped or "epochs",
+        "stopped_early": progress.stopped == "early_stopping",
         "parameters": training.tuner.counts(),
         "made_with": {"tlimb": __version__, "torch": torch.__version__},
         "device": device_name(device),

@@ -5,13 +5,17 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain
 
 import lightning.pytorch as lightning
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tlimb import registry
 from tlimb.architectures.network import Network
@@ -19,13 +23,29 @@ from tlimb.data.augment.mixup import Mixed
 from tlimb.data.dataset import loader
 from tlimb.data.targets import Target
 from tlimb.data.view import View
+from tlimb.errors import InputError, Problem
 from tlimb.objectives.objective import Objective
 from tlimb.objectives.term import Step
 from tlimb.scenarios.averaging import Average, measure_statistics
-from tlimb.scenarios.measures import validated
+from tlimb.scenarios.device import deterministic
+from tlimb.scenarios.measures import Sums, validated
+from tlimb.scenarios.precision import check_precision, lowered
+from tlimb.scenarios.processes import (
+    LEAST,
+    Parts,
+    Turns,
+    add_gradients,
+    average_buffers,
+    gathered,
+    place,
+    share_start,
+    with_sampler,
+)
 from tlimb.scenarios.progress import Monitor, Progress, TrainingFailed, monitor_of
 from tlimb.scenarios.schedules import build_optimizer, build_scheduler
+from tlimb.scenarios.trainer import Saving, build_callbacks, build_trainer
 from tlimb.scenarios.tuning import Tuner
+from tlimb.scenarios.watch import Watch, diverged
 from tlimb.seeds import seed_for
 from tlimb.state import Kept
 
@@ -37,11 +57,12 @@ class Training:
     """All that one stage's training needs.
 
     stage: the stage of the spec. train, validation: labelled scans (scans without labels in a stage without targets);
-    items of `train` carry the labels of the targets, then of `columns`. unlabelled: the second set of scans, with the
-    same labels, of which those of targets are missing. order: draws the training scans of the epoch that its `epoch` is set to. tuner: what
-    trains, and when. normalise: the normaliser with its fitted facts, if any. start: what was loaded, if anything.
-    featured: the datasets hold the features of a frozen encoder in place of images. trusted: modules beyond the usual
-    ones whose classes may be used.
+    items of `train` carry the labels of the targets, then of `columns`. order: draws the training scans of the epoch
+    that its `epoch` is set to. tuner: what trains, and when. normalise: the normaliser with its fitted facts, if any.
+    start: what was loaded, if anything. featured: the datasets hold the features of a frozen encoder in place of
+    images. trusted: modules beyond the usual ones whose classes may be used. unlabelled: the second set of scans, with
+    the same labels, of which those of targets are missing. again: the run and its source, from which other processes
+    prepare the same training.
     """
 
     stage: dict
@@ -60,11 +81,12 @@ class Training:
     trusted: tuple[str, ...] = ()
     columns: Sequence[Target] = ()
     unlabelled: Dataset | None = None
+    again: object = None
 
 
 def steps_an_epoch(training: Training) -> int:
-    """How many batches an epoch of a stage has."""
-    return len(scenario_class(training)(training).batches())
+    """How many steps of the optimiser an epoch of a stage has."""
+    return scenario_class(training)(training).steps
 
 
 def scenario_class(training: Training) -> Callable:
@@ -76,69 +98,107 @@ def scenario_class(training: Training) -> Callable:
 
 
 def fit(training: Training, kept: Kept, device: torch.device) -> Progress:
-    """Train a stage to its end and leave the weights of its best epoch in the network, on the CPU.
+    """Train a stage to its end and leave the weights to keep in the network and the objective, on the CPU.
 
-    Goes on from the state that `kept` holds, if any, to the same numbers. Raises TrainingFailed where the
-    loss is not finite any more.
+    Goes on from the state that `kept` holds, if any, to the same numbers. Raises TrainingFailed where a loss is not
+    finite any more, InputError for a scenario or settings that cannot be.
     """
+    check_precision(training.stage, device)
     scenario = scenario_class(training)(training, kept)
-    remaining = training.stage["epochs"] - len(scenario.progress.history)
-    if remaining > 0 and not scenario.progress.stops(training.stage["early_stopping"]):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
-            trainer = _trainer(remaining, training.stage["gradient_clip"], device)
-            size, validation = training.stage["batch_size"], training.validation
-            trainer.fit(scenario, scenario.batches(), loader(validation, SequentialSampler(validation), size))
+    scenario.begin()
+    settings = training.stage["trainer"]
+    left = training.stage["epochs"] > len(scenario.progress.history) and not scenario.ended()
+    try:
+        if left:
+            with deterministic(settings["deterministic"]), lowered(scenario, settings["precision"], device):
+                _run(scenario, device)
+    except TrainingFailed as error:
+        error.history = scenario.progress.history
+        raise
     if scenario.best is None:
         raise TrainingFailed(f"{training.stage['monitor']} could not be computed on the validation part in any epoch")
-    training.network.cpu().load_state_dict(scenario.best)
+    training.network.cpu().load_state_dict(scenario.best["network"])
+    training.objective.cpu().load_state_dict(scenario.best["objective"])
     training.tuner.finish()
     return scenario.progress
 
 
-def _trainer(epochs: int, gradient_clip: float | None, device: torch.device) -> lightning.Trainer:
-    """A Trainer that trains and nothing else: no files, no output, no look at the scheduler's environment."""
-    return lightning.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
-        max_epochs=epochs,
-        gradient_clip_val=gradient_clip,
-        plugins=[LightningEnvironment()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+def _run(scenario: "Scenario", device: torch.device) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
+        done = len(scenario.progress.history)
+        trainer = build_trainer(scenario.stage, [Saving(), *scenario.callbacks], done, device)
+        trainer.fit(scenario, scenario.own_batches(), scenario.validation_batches())
+    if trainer.current_epoch < scenario.stage["epochs"] and not scenario.progress.stopped:
+        scenario.progress.stopped = "callback"
 
 
 class Scenario(lightning.LightningModule):
     """Steps, measures and records; random numbers follow from seed, stage, epoch and batch alone.
 
-    A subclass says in `batches` which scans a step is given together.
+    One of your own is a subclass named by the stage's `scenario`. It says in `batches` which scans a step is given
+    together, or in `training_step` what a step minimises.
     """
 
     def __init__(self, training: Training, kept: Kept | None = None):
         super().__init__()
         self.plan, self.kept = training, kept
         self.network, self.objective, self.stage = training.network, training.objective, training.stage
-        self.progress, self.best = Progress(), None
-        self.started, self.batch, self.sums, self.outputs, self.measured = 0.0, 0, {}, [], []
+        self.progress, self.best, self.resumed = Progress(), None, None
+        self.rank, self.size = place()
+        self.least = LEAST * self.stage["trainer"]["devices"]
+        self.accumulate = self.stage["trainer"]["accumulate"]
+        self.weighted = self.accumulate > 1 or self.size > 1
+        self.started, self.batch, self.counted, self.learning = 0.0, 0, 0, False
+        self.sums, self.watch, self.measured, self.row = Sums(), Watch(), [], {}
+        self.average, self.callbacks = None, []
         self.monitor: Monitor = monitor_of(training.targets, self.stage["monitor"])
-        self.learning = False
+
+    def begin(self) -> None:
+        """Make ready for training: from the state that is kept, if there is one."""
+        self.callbacks = build_callbacks(self.stage, self.plan.trusted)
         average = self.stage["tuning"]["average"]
         self.average = None if average is None else Average(average, self.network)
-        self.resumed = kept.load() if kept is not None else None
+        self.resumed = self.kept.load() if self.kept is not None else None
         if self.resumed is not None:
             self.progress, self.best = Progress(**self.resumed["progress"]), self.resumed["best"]
             self.network.load_state_dict(self.resumed["network"])
             self.objective.load_state_dict(self.resumed["objective"])
+            for callback, state in zip(self.callbacks, self.resumed["callbacks"], strict=True):
+                callback.load_state_dict(state)
 
     def batches(self) -> DataLoader:
         """The batches of an epoch, whose number is that of `plan.order`: (images, labels), labelled scans first."""
-        return loader(self.plan.train, self.plan.order, self.stage["batch_size"])
+        return loader(self.plan.train, self.plan.order, self.stage["batch_size"], self.least)
+
+    def own_batches(self) -> DataLoader:
+        """The same, or this process's part of each of them."""
+        batches = self.batches()
+        return batches if self.size == 1 else with_sampler(batches, Parts(batches.batch_sampler, self.rank, self.size))
+
+    def validation_batches(self) -> DataLoader:
+        """The validation part, or this process's share of its batches."""
+        scans = self.plan.validation
+        batches = loader(scans, range(len(scans)), self.stage["batch_size"])
+        if self.size == 1:
+            return batches
+        return with_sampler(batches, Turns(len(scans), self.stage["batch_size"], self.rank, self.size))
+
+    @cached_property
+    def number(self) -> int:
+        """How many batches an epoch has."""
+        return len(self.batches())
+
+    @property
+    def steps(self) -> int:
+        """How many steps of the optimiser an epoch has; the last one may be of fewer batches."""
+        return -(-self.number // self.accumulate)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being trained, from 1."""
+        return len(self.progress.history) + 1
 
     def configure_optimizers(self):
         """The stage's optimiser, over all that ever trains; its scheduler is stepped at the end of each epoch."""
@@ -155,12 +215,17 @@ class Scenario(lightning.LightningModule):
             _restore(self.optimizer, self.resumed["optimizer"])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(self.resumed["scheduler"])
+            self.trainer.precision_plugin.load_state_dict(self.resumed["precision"])
         return self.optimizer
+
+    def on_fit_start(self) -> None:
+        """Every process starts from the same numbers."""
+        share_start(self)
 
     def step(self, batch, training: bool) -> Step:
         """A batch, on the device and augmented, as the terms see it."""
         images, labels = batch
-        labels, columns, labelled = split_labels(labels, self.plan, len(images), training)
+        labels, columns, labelled = split_labels(labels, self.plan, len(images), self.labelled if training else None)
         progress = self._progress() if training else 0.0
         return Step(
             network=self.network,
@@ -169,7 +234,7 @@ class Scenario(lightning.LightningModule):
             columns=columns,
             labelled=labelled,
             progress=progress,
-            epoch=len(self.progress.history) + 1,
+            epoch=self.epoch,
             training=training,
             featured=self.plan.featured,
             whole=training and self.plan.unlabelled is not None and self.objective.sees_unlabelled(progress),
@@ -179,8 +244,13 @@ class Scenario(lightning.LightningModule):
     def on_before_batch_transfer(self, batch, dataloader_idx: int):
         """Set this batch's noise, so that what was drawn before makes no difference; then the view's part."""
         self.batch += 1
-        moment = ("noise", len(self.progress.history) + 1) if self.learning else ("validation",)
-        torch.manual_seed(seed_for(self.plan.seed, self.stage["name"], *moment, self.batch))
+        if self.learning:
+            moment = ("noise", self.epoch, self.batch, *([self.rank] if self.rank else []))
+            two = self.plan.unlabelled is not None
+            self.labelled = len(batch[0]) - (int(batch[1][-1].sum()) if two else 0)
+        else:
+            moment = ("validation", (self.batch - 1) * self.size + self.rank + 1)
+        torch.manual_seed(seed_for(self.plan.seed, self.stage["name"], *moment))
         return self.plan.view.before(batch, self.learning)
 
     def on_after_batch_transfer(self, batch, dataloader_idx: int):
@@ -189,31 +259,65 @@ class Scenario(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Set this epoch's order, and what trains in it."""
-        epoch = len(self.progress.history) + 1
-        self.plan.order.epoch, self.batch = epoch, 0
-        self.started, self.sums, self.outputs = time.monotonic(), {}, []
-        self.plan.tuner.set_epoch(epoch)
+        self.plan.order.epoch, self.batch, self.counted = self.epoch, 0, 0
+        self.started, self.sums = time.monotonic(), Sums()
+        self.plan.tuner.set_epoch(self.epoch)
         self.learning = True
 
     def training_step(self, batch, index: int):
         """The objective's sum on one batch."""
-        terms = self.objective(self.step(batch, training=True))
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach() * len(batch[0])
-        return sum(terms.values())
+        step = self.step(batch, training=True)
+        with self.exactly():
+            terms = self.objective(step)
+        return self.taken(terms, step)
+
+    def exactly(self):
+        """Within it everything is computed in 32 bits, but for what passes the network."""
+        if self.stage["trainer"]["precision"] == "32":
+            return nullcontext()
+        return torch.autocast(self.device.type, enabled=False)
+
+    def taken(self, terms: dict[str, Tensor], step: Step) -> Tensor | None:
+        """Record a step's terms; their sum is what it minimises, nothing where there is none.
+
+        Where gradients of several batches or processes are added up, that sum counts as its labelled scans do.
+        """
+        self.watch.see(self.epoch, self.batch, terms)
+        self.sums.add(terms, step.labelled, getattr(self.objective, "last", {}) if len(self.plan.targets) > 1 else {})
+        if not terms:
+            return None
+        total = sum(terms.values())
+        return total * (step.labelled / self.stage["batch_size"]) if self.weighted else total
+
+    def on_after_backward(self) -> None:
+        """Where gradients of several batches or processes are added up, make them the mean over their scans."""
+        if not self.weighted:
+            return
+        self.counted += self.labelled
+        if self._ends_a_step():
+            learned = [of for group in self.optimizer.param_groups for of in group["params"]]
+            count, self.counted = add_gradients(learned, self.counted), 0
+            share = self.accumulate * self.stage["batch_size"] / count
+            if share != 1:
+                torch._foreach_mul_([of.grad for of in learned if of.grad is not None], share)
 
     def on_train_batch_end(self, outputs, batch, index: int) -> None:
-        """Let terms and a running mean of the weights follow."""
-        self.objective.after_step(self.network)
-        if self.average is not None:
-            self.average.after_step()
+        """Let terms and a running mean of the weights follow each step of the optimiser."""
+        if self._ends_a_step():
+            self.objective.after_step(self.network)
+            if self.average is not None:
+                self.average.after_step()
 
     def on_validation_epoch_start(self) -> None:
         """No augmentation from here on; a running mean takes the place of the weights."""
+        self.watch.look()
+        average_buffers(self)
         if self.average is not None:
-            self.average.after_epoch(self.plan.order.epoch)
-            if self.average.swap_in() and self.average.kind == "swa":
-                self._measure_statistics()
+            self.average.after_epoch(self.epoch)
+            if self.average.swap_in():
+                if self.average.kind == "swa":
+                    self._measure_statistics()
+                average_buffers(self)
         self.learning, self.measured, self.batch = False, [], 0
 
     def validation_step(self, batch, index: int) -> None:
@@ -221,46 +325,84 @@ class Scenario(lightning.LightningModule):
 
         A primary term that looks at images instead is a mean over scans, and its outputs may be as large as images.
         """
-        step = self.step(batch, training=False)
+        step, value = self.step(batch, training=False), None
         if self.objective.on_images is not None:
-            self.measured.append((float(self.objective.on_images(step)), len(batch[0])))
-        names = [target.name for target in self.plan.targets]
-        self.outputs.append(({name: step.outputs[name] for name in names}, batch[1]))
+            with self.exactly():
+                value = float(self.objective.on_images(step)), len(batch[0])
+        outputs = {target.name: step.outputs[target.name] for target in self.plan.targets}
+        self.measured.append((index * self.size + self.rank, outputs, step.labels, value))
+
+    def on_validation_epoch_end(self) -> None:
+        """The epoch's row, of which callbacks see the numbers."""
+        self.row = self._row()
+        self.log_dict({name: float(value) for name, value in self.row.items() if name != "epoch"})
 
     def on_train_epoch_end(self) -> None:
-        """Record the epoch, keep the best weights, step the scheduler, write the state, stop when patience runs out."""
-        row = self._row()
-        for name in ("train_loss", "validation_loss"):
-            if not math.isfinite(row[name]):
-                raise TrainingFailed(f"diverged: {name} is {row[name]} in epoch {row['epoch']}")
-        if self.progress.record(row, self.monitor, self.stage["early_stopping"]):
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+        """Record the epoch, keep its weights, step the scheduler, stop where patience or time runs out."""
+        row = self.row
+        lost = {name: row[name] for name in ("train_loss", "validation_loss") if not math.isfinite(row[name])}
+        if lost:
+            raise self._lost(lost)
+        better = self.progress.record(row, self.monitor, self.stage["early_stopping"])
+        if better or self.stage["trainer"]["keep"] == "last":
+            parts = {"network": self.network, "objective": self.objective}
+            self.best = {name: _copied(part.state_dict()) for name, part in parts.items()}
         if self.average is not None:
             self.average.swap_out()
         self._step_scheduler(row)
-        if self.kept.due():
-            self.kept.save(self._state())
-        self.trainer.should_stop = self.progress.stops(self.stage["early_stopping"])
+        if self.ended():
+            self.trainer.should_stop = True
+
+    def ended(self) -> bool:
+        """Whether patience or time has run out, which the progress then says."""
+        hours = self.stage["trainer"]["max_hours"]
+        if self.progress.stops(self.stage["early_stopping"]):
+            self.progress.stopped = "early_stopping"
+        elif hours is not None and self.progress.hours >= hours:
+            self.progress.stopped = "max_hours"
+        return bool(self.progress.stopped)
+
+    def state(self) -> dict:
+        """All from which training goes on to the same numbers, as it is between two epochs."""
+        return {
+            "network": self.network.state_dict(),
+            "objective": self.objective.state_dict(),
+            "best": self.best,
+            "progress": asdict(self.progress),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler and self.scheduler.state_dict(),
+            "average": self.average and self.average.state(),
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
+            "precision": self.trainer.precision_plugin.state_dict(),
+        }
 
     def _row(self) -> dict:
-        losses = {name: float(total) / len(self.plan.order) for name, total in self.sums.items()}
-        outputs, labels = zip(*self.outputs)
-        measured = validated(self.objective, self.plan.targets, self.monitor, outputs, labels, self.measured)
+        losses = self.sums.means()
+        parts = sorted(chain(*gathered(self.measured)), key=lambda part: part[0])
+        _, outputs, labels, values = zip(*move_data_to_device(parts, self.device) if self.size > 1 else parts)
+        known = [value for value in values if value is not None]
+        measured = validated(self.objective, self.plan.targets, self.monitor, outputs, labels, known)
         return {
-            "epoch": len(self.progress.history) + 1,
+            "epoch": self.epoch,
             "train_loss": losses.pop("primary", 0.0),
             "validation_loss": measured.pop("validation_loss"),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": time.monotonic() - self.started,
+            "seconds": max(gathered(time.monotonic() - self.started)),
             **{f"train_{name}": value for name, value in losses.items()},
             **measured,
         }
+
+    def _lost(self, values: dict[str, float]) -> TrainingFailed:
+        """What is raised for losses of a whole epoch that are not finite."""
+        before = self.progress.history[-1] if self.progress.history else None
+        last = before and {"epoch": before["epoch"], "step": None, "values": {name: before[name] for name in values}}
+        return diverged({"epoch": self.row["epoch"], "step": None, "values": values}, last)
 
     def _measure_statistics(self) -> None:
         """The running statistics that go with averaged weights, over this epoch's training batches as trained on."""
         self.plan.tuner.set_mode()
         self.batch = 0
-        batches = self.batches()
+        batches = self.own_batches()
         measure_statistics(self.network, batches, lambda batch: self.step(self._on_device(batch), True).passed)
         self.network.eval()
 
@@ -274,35 +416,37 @@ class Scenario(lightning.LightningModule):
         elif self.scheduler is not None:
             self.scheduler.step()
 
+    def _ends_a_step(self) -> bool:
+        """Whether the optimiser steps after this batch."""
+        return self.batch % self.accumulate == 0 or self.batch == self.number
+
     def _progress(self) -> float:
-        """0 at the first step of the training, 1 at the last one."""
-        steps = len(self.batches())
-        done = (len(self.progress.history)) * steps + self.batch - 1
-        return done / max(self.stage["epochs"] * steps - 1, 1)
-
-    def _state(self) -> dict:
-        return {
-            "network": self.network.state_dict(),
-            "objective": self.objective.state_dict(),
-            "best": self.best,
-            "progress": asdict(self.progress),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler and self.scheduler.state_dict(),
-            "average": self.average and self.average.state(),
-        }
+        """0 at the first step of the training, 1 at the last one that is planned."""
+        done = (self.epoch - 1) * self.steps + (self.batch - 1) // self.accumulate
+        return done / max(self.stage["epochs"] * self.steps - 1, 1)
 
 
-def split_labels(labels, plan: Training, size: int, training: bool) -> tuple:
+def split_labels(labels, plan: Training, size: int, labelled: int | None) -> tuple:
     """What a batch carries beside its images: labels of the targets for the labelled scans, label columns by their
-    names for all, and how many scans are labelled. size: of the batch."""
+    names for all, and how many scans are labelled.
+
+    size: of the batch. labelled: None on the validation part, all of which is labelled. Raises InputError for mixed
+    labels where there are columns or a second set of scans.
+    """
     count = len(plan.targets)
-    if isinstance(labels, Mixed) or not training:
+    if isinstance(labels, Mixed):
+        if plan.columns or plan.unlabelled is not None:
+            message = "mixes the labels of scans; a second set of scans has none, and label columns cannot be mixed"
+            where = f"stages.{plan.stage['name']}.data.augment"
+            raise InputError([Problem(where, f"MixUp {message}", "leave it out of this stage")])
         return labels, {}, size
     columns = {of.name: label for of, label in zip(plan.columns, labels[count:])}
-    labelled = size
-    if plan.unlabelled is not None:
-        labelled = size - int(labels[-1].sum())
+    labelled = size if labelled is None else labelled
     return [label[:labelled] for label in labels[:count]], columns, labelled
+
+
+def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 
 def _restore(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -1,6 +1,7 @@
 """Learning rates over the epochs."""
 
 import math
+from inspect import signature
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -8,8 +9,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from tlimb import registry
 from tlimb.errors import InputError, Problem
 
-LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps", "WarmupCosine": "epochs"}
-"""The argument of a scheduler that is the number of epochs where the user leaves it open."""
+LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
+"""The argument of one of torch's schedulers that is the number of epochs where the user leaves it open."""
 
 
 class WarmupCosine(LRScheduler):
@@ -66,9 +67,11 @@ def build_optimizer(spec: dict, groups: list[dict], trusted=()) -> Optimizer:
 
 
 def build_scheduler(spec: dict, optimizer: Optimizer, epochs: int, trusted=()):
-    """The scheduler, laid out for all epochs: a length that it needs and the user left open is their number."""
+    """The scheduler, laid out for all epochs: an argument `epochs` is their number, and so is a length that one of
+    torch's needs and the user left open."""
     arguments = dict(spec["init_args"])
-    length = LENGTHS.get(spec["class_path"].rpartition(".")[2])
+    made = registry.load("scheduler", spec["class_path"], trusted)
+    length = "epochs" if "epochs" in signature(made).parameters else LENGTHS.get(made.__name__)
     if length is not None:
         arguments.setdefault(length, epochs)
-    return registry.load("scheduler", spec["class_path"], trusted)(optimizer, **arguments)
+    return made(optimizer, **arguments)

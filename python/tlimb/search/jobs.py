@@ -64,7 +64,8 @@ def _write_job(folder: Path, job: dict, rows: pd.DataFrame, stage: dict, labels:
     columns = _facts(term_columns(stage), rows[rows["role"].isin(["train", *SECOND])], labels)
     shards = sorted(set(rows["chunk"]))
     write_json(folder / "job.json", job | {
-        "recipe": stage["data"]["recipe"], "shards": shards, "labels": targets, "columns": columns
+        "recipe": stage["data"]["recipe"], "shards": shards, "labels": targets, "columns": columns,
+        "devices": stage["trainer"]["devices"],
     })  # fmt: skip
     known = labels_of(stage)
     rows = rows[[*FACTS, *dict.fromkeys([*known, *columns])]]

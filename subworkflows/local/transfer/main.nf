@@ -26,7 +26,7 @@ workflow TRANSFER {
         .combine(shards)
         .map { job, folder, all ->
             def ids = [trials: job.trials.collect { trial -> trial.id }, files: job.files.collect { given -> given.file }]
-            def meta = job.subMap(['id', 'level', 'parent', 'inits']) + ids
+            def meta = job.subMap(['id', 'level', 'parent', 'inits', 'devices']) + ids
             [meta, folder, job.shards.collectMany { chunk -> all[job.recipe][chunk] }]
         }
         .branch { meta, _folder, _files ->
@@ -69,7 +69,7 @@ workflow TRANSFER {
         work.pack
             .map { meta, folder, files -> [meta.id, meta, folder, files] }
             .join(FINETUNE.out.models.map { meta, models -> [meta.id, models] })
-            .map { _id, meta, folder, files, models -> [task(meta), whole(folder), files, models] },
+            .map { _id, meta, folder, files, models -> [meta.subMap(['id', 'trials']), whole(folder), files, models] },
         intervals,
         run.trusted,
         codes.EVALUATE,
@@ -99,9 +99,9 @@ def named(meta) {
     return meta.files.collect { path -> file(path, checkIfExists: true, glob: false) }
 }
 
-// What names a task and decides its outputs.
+// What names a training and decides its outputs and its devices.
 def task(meta) {
-    return meta.subMap(['id', 'trials'])
+    return meta.subMap(['id', 'trials', 'devices'])
 }
 
 def whole(folder) {

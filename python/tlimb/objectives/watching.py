@@ -1,0 +1,69 @@
+"""What the layers of an encoder make of images on their way."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from tlimb.errors import InputError, Problem
+from tlimb.architectures.freezing import unknown
+from tlimb.architectures.network import Network
+
+
+@contextmanager
+def watched(encoder: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Within it, (layer, what it made) of each pass of a layer, in their order; of a recurrent layer its states."""
+    made: list[tuple[str, Tensor]] = []
+
+    def keep(name: str):
+        return lambda module, inputs, output: made.append((name, first(output)))
+
+    hooks = [encoder.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
+    try:
+        yield made
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def first(output):
+    """A layer's output, or the first of several."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_first(output, value):
+    """A layer's output with another value in the place of the first, or only one."""
+    return (value, *output[1:]) if isinstance(output, tuple) else value
+
+
+def channel_axis(maps: Tensor, encoder: nn.Module) -> int:
+    """The axis of a layer's channels: the second one, but the last one of tokens (B, N, channels), which is what three
+    axes mean where images have two or three, and in an encoder of series where the last axis alone is as wide as its
+    features."""
+    width = getattr(encoder, "channels", encoder.features)
+    tokens = maps.ndim == 3 and (encoder.dims > 1 or (maps.shape[2] == width != maps.shape[1]))
+    return 2 if tokens else 1
+
+
+def chosen_layers(network: Network, layers: Sequence[str] | None, input_shape: tuple[int, ...], where: str) -> dict:
+    """Layer -> its number of channels, of those named, or of all blocks where None; seen on a pass of two empty images.
+
+    Raises InputError for names that the encoder has not, and layers that no image passes or that give no tensor.
+    """
+    encoder = network.encoder
+    known = {name for name, _ in encoder.named_modules() if name}
+    problems = [unknown(name, encoder, f"{where}.layers[{n}]") for n, name in enumerate(layers or ()) if name not in known]
+    if problems:
+        raise InputError(problems)
+    names = list(encoder.blocks if layers is None else layers)
+    with torch.no_grad(), watched(encoder, names) as made:
+        network.encode(torch.zeros(2, *input_shape))
+    found = {name: maps for name, maps in made if isinstance(maps, Tensor) and maps.ndim > 1}
+    lacking = [name for name in names if name not in found]
+    if lacking and layers is not None:
+        message = "gives no tensor of what an image becomes"
+        raise InputError([Problem(f"{where}.layers", f"{name} {message}") for name in lacking])
+    if not found:
+        raise InputError([Problem(where, "no block of the encoder gives a tensor of what an image becomes")])
+    return {name: maps.shape[channel_axis(maps, encoder)] for name, maps in found.items()}
