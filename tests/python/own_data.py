@@ -62,6 +62,18 @@ class Echo(Term):
         return (output * step.labelled_images.flatten(1).mean(1)).mean()
 
 
+class Smooth(torch.nn.Module):
+    """(B, C, X, Y, Z) -> (B, 4), without batch norm, so that a scan's outputs do not depend on its batch."""
+
+    def __init__(self, in_channels: int = 1):
+        super().__init__()
+        self.stem = torch.nn.Conv3d(in_channels, 4, 3)
+        self.last = torch.nn.Linear(4, 4)
+
+    def forward(self, images):
+        return torch.tanh(self.last(torch.nn.functional.gelu(self.stem(images)).flatten(2).mean(2)))
+
+
 class Teacher(Term):
     """The squared distance of all outputs to those of a teacher, a running mean of the network that trains."""
 

@@ -236,7 +236,7 @@ def _write_model(folder: Path, trial: dict, reason: str, persons: int) -> None:
         return
     last, seed = trial["spec"]["stages"][-1], trial["spec"]["seed"]
     facts |= {key: trial[key] for key in ("init", "split", "budget", "spec")}
-    facts |= {"status": "ok", "seed": seed, "strategy": last["strategy"], "stopped_early": True, "reused": False}
+    facts |= {"status": "ok", "seed": seed, "strategy": last["strategy"], "stopped_early": True, "stopped": "early_stopping", "reused": False}
     counts = {"train": persons * 2 // 3, "validation": persons // 3}
     write_json(folder / "model.json", facts | _trained(trial["spec"]["architecture"], last, 17, counts))
     rng = CHANCE([seed, len(last["strategy"]), 2])

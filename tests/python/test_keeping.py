@@ -122,7 +122,7 @@ def test_l2sp_is_its_formula_and_grows_once_weights_move():
     term.start(Beginning(network, pretrained=True))
     step = step_of(network, noise(2, 1, 8, 8))
     heads = sum((start[name] ** 2).sum() for name in start if name.startswith("heads") and start[name].ndim > 1)
-    assert float(term(step)) == pytest.approx(0.7 / 2 * heads, rel=1e-6)
+    assert term(step).item() == pytest.approx(0.7 / 2 * heads, rel=1e-6)
     now = arrays(moved(network))
     shared = sum(((now[n] - start[n]) ** 2).sum() for n in now if n.startswith("encoder") and now[n].ndim > 1)
     heads = sum((now[name] ** 2).sum() for name in now if name.startswith("heads") and now[name].ndim > 1)
@@ -222,21 +222,20 @@ def exact_fisher(network: Network, image: torch.Tensor, target: Target) -> np.nd
 @pytest.mark.parametrize("target", [AGE, DIAGNOSIS, GRADE, FINDINGS, BINNED], ids=lambda of: of.kind)
 def test_the_fisher_information_is_that_of_labels_drawn_from_the_networks_own_predictions(target):
     network, image = network_of(Flat(), **{target.name: target.outputs}), noise(1, 2, 2, seed=3)
-    scans = Scans(image, 1000)
-    found = fisher_diagonal(network, [target], scans, scans, seed=1, device=CPU)
+    scans = Scans(image, 300)
+    found = fisher_diagonal(network, [target], scans, scans, seed=1, device=CPU)["layer.weight"].numpy()
     wanted = exact_fisher(network, image, target)
-    np.testing.assert_allclose(found["layer.weight"].numpy(), wanted, rtol=0.25, atol=0.02 * wanted.max())
-    again = fisher_diagonal(network, [target], scans, scans, seed=1, device=CPU)
-    assert torch.equal(found["layer.weight"], again["layer.weight"])
+    assert np.linalg.norm(found - wanted) < 0.2 * np.linalg.norm(wanted)
 
 
 def test_fisher_information_sums_over_targets_and_leaves_the_network_alone():
     network, image = network_of(Flat(), age=1, diagnosis=3), noise(1, 2, 2, seed=3)
     network.encoder.layer.weight.requires_grad_(False)
-    before, scans = deepcopy(network.state_dict()), Scans(image, 1000)
-    both = fisher_diagonal(network, [AGE, DIAGNOSIS], scans, scans, seed=0, device=CPU)["layer.weight"].numpy()
+    before, scans = deepcopy(network.state_dict()), Scans(image, 300)
+    both = fisher_diagonal(network, [AGE, DIAGNOSIS], scans, scans, seed=0, device=CPU)["layer.weight"]
+    assert torch.equal(both, fisher_diagonal(network, [AGE, DIAGNOSIS], scans, scans, seed=0, device=CPU)["layer.weight"])
     wanted = exact_fisher(network, image, AGE) + exact_fisher(network, image, DIAGNOSIS)
-    np.testing.assert_allclose(both, wanted, rtol=0.25, atol=0.02 * wanted.max())
+    assert np.linalg.norm(both.numpy() - wanted) < 0.2 * np.linalg.norm(wanted)
     assert not network.encoder.layer.weight.requires_grad and network.encoder.layer.weight.grad is None
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -522,10 +521,10 @@ def test_stochnorm_takes_each_channel_from_the_batch_or_from_before(dims):
     norm, values = norm_of(dims)
     before = arrays(norm)
     stochastic = StochNorm(norm, 0.5).train()
-    torch.manual_seed(3)
+    torch.manual_seed(0)
     chosen = torch.rand(5) < 0.5
     assert 0 < chosen.sum() < 5
-    torch.manual_seed(3)
+    torch.manual_seed(0)
     found = stochastic(values).detach().double().numpy()
     x = values.double().numpy()
     axes = (0, *range(2, x.ndim))
@@ -552,15 +551,11 @@ def test_stochnorm_of_probability_one_and_in_evaluation_is_batch_norm_bit_for_bi
 
 def test_gradients_of_stochnorm_go_through_both_ways():
     norm, values = norm_of(2)
-    stochastic = StochNorm(norm.double(), 0.5).train()
-    values = values.double().requires_grad_()
+    values = values[:3, :, :2, :2].double().requires_grad_()
 
     def passed(of):
-        torch.manual_seed(3)
-        with torch.no_grad():
-            stochastic.running_mean.fill_(0.5)
-            stochastic.running_var.fill_(1.5)
-        return stochastic(of)
+        torch.manual_seed(0)
+        return StochNorm(deepcopy(norm).double(), 0.5).train()(of)
 
     assert torch.autograd.gradcheck(passed, values)
 
@@ -661,7 +656,7 @@ def test_a_stage_keeps_the_fisher_information_of_its_encoder_and_its_temperature
 
 @pytest.mark.parametrize(("targets", "problem"), [([], "needs targets"), (["relapse"], "no time until an event")])
 def test_fisher_information_is_refused_where_no_label_can_be_drawn(world, tmp_path, targets, problem):
-    people = make_people("lifespan", 16).assign(relapse=3.0)
+    people = make_people("lifespan", 16).assign(relapse=np.arange(1.0, 17.0))
     primary = {"primary": None if targets else {"class_path": "Reconstruction", "init_args": {}}}
     spec = stage("pretrain", "age", targets=targets, fisher=True, objective=primary)
     pretrain_job(tmp_path / "job", roles(people, 4, 4), spec)

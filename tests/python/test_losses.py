@@ -109,7 +109,8 @@ def test_balanced_weights_are_those_of_scikit_learn_on_the_training_scans():
 
 
 def test_a_class_without_training_scans_has_no_balanced_weight_and_the_mean_of_the_others_is_1():
-    weights = CrossEntropy(class_weights="balanced", target=Target("sex", "classification", ("f", "m", "x"), counts=(6, 0, 2))).weights
+    target = Target("sex", "classification", ("f", "m", "x"), counts=(6, 0, 2))
+    weights = CrossEntropy(class_weights="balanced", target=target).weights
     assert weights.tolist() == pytest.approx([8 / 12, 0, 2]) and float(weights @ torch.tensor([6.0, 0, 2]) / 8) == 1
 
 

@@ -52,7 +52,8 @@ def network():
 
 def labels_of(n=8):
     random = np.random.default_rng(1)
-    return [torch.tensor(each).double() for each in (random.normal(size=n), random.integers(0, 3, n), random.normal(size=n))]
+    drawn = random.normal(size=n), random.integers(0, 3, n), random.normal(size=n)
+    return [torch.tensor(each).double() for each in drawn]
 
 
 def step_of(network, labels, seed=2, **changes) -> Step:
@@ -216,7 +217,7 @@ def test_the_gradient_of_pcgrad_is_the_surgery_in_the_encoder_and_the_mean_in_th
 def test_a_step_of_pcgrad_raises_no_loss_of_two_targets_in_conflict_where_a_plain_step_does(network):
     network.head("height").load_state_dict(network.head("age").state_dict())
     step, pair = step_of(network, opposed()), (AGE, HEIGHT)
-    step.labels = [step.labels[0], step.labels[2]]
+    step.labels = [3 * step.labels[0], 3 * step.labels[2]]
     moved = {}
     for name, objective in (("plain", build_objective(said({}), pair)), ("pcgrad", combined("PCGrad", pair))):
         before = objective.each(network(step.images), step.labels)
@@ -293,7 +294,8 @@ def test_gradnorm_moves_its_weights_as_the_paper_says(network):
         step = step_of(network, labels, seed=number)
         each = each_of(network, step)
         losses.append([float(each[of.name].detach()) if of.name in each else NAN for of in TARGETS])
-        norms.append([np.linalg.norm(gradients_of(each[of.name], shared)) if of.name in each else NAN for of in TARGETS])
+        lengths = {name: np.linalg.norm(gradients_of(loss, shared)) for name, loss in each.items()}
+        norms.append([lengths.get(of.name, NAN) for of in TARGETS])
         before = objective.combine.weights.tolist()
         value = objective(step)["primary"]
         expected = np.nansum(np.array(before) * losses[-1]) / np.isfinite(losses[-1]).sum()

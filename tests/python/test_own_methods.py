@@ -15,7 +15,7 @@ from training_jobs import make_people, make_store, pack_job, roles, trial_line
 from tlimb import registry
 from tlimb.config import Stage
 from tlimb.errors import InputError
-from tlimb.files import read_json, write_json
+from tlimb.files import read_json
 from tlimb.parse import parse
 from tlimb.scenarios.device import set_up_torch
 from tlimb.scenarios.finetune import finetune
@@ -69,7 +69,6 @@ def train(lab, out: Path, said: dict, target: str = "diagnosis", trusted=OWN) ->
     table = table if "unlabelled" in said.get("data", {}) else table[table["role"] != "unlabelled"]
     trial = trial_line(stage(said, target))
     pack_job(out / "job", table, [trial])
-    write_json(out / "job" / "job.json", read_json(out / "job" / "job.json") | {"columns": {}})
     finetune(out / "job", folder / "store", None, out / "models", Settings(torch.device("cpu"), trusted=trusted))
     about = out / "models" / trial["id"]
     history = about / "history.csv"

@@ -7,9 +7,10 @@ import torch
 from contracts import check_json
 from encoder_checks import build, images_of
 from monai.networks.nets import MaskedAutoEncoderViT
-from training_jobs import RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
+from training_jobs import LABELS, RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
 
 from tlimb.architectures.build import build_network
+from tlimb.data.targets import fit_targets
 from tlimb.errors import InputError
 from tlimb.evaluation.predict import Bootstrap
 from tlimb.evaluation.reconstruction import scores_without_targets
@@ -348,7 +349,8 @@ def test_a_stage_without_labels_is_scored_and_starts_a_fine_tuning(name, tmp_pat
     assert 0 < scores["loss"][name]["low"] < scores["loss"][name]["value"] < scores["loss"][name]["high"]
 
     target = roles(make_people("lifespan", 24), 6, 6).assign(person=lambda rows: "other/" + rows["person"])
-    trial = trial_line(stage("finetune", "age", module=spec["data"]["module"], epochs=1), line["id"], architecture=network)
+    tuned = stage("finetune", "age", module=spec["data"]["module"], epochs=1)
+    trial = trial_line(tuned, line["id"], architecture=network)
     pack_job(tmp_path / "pack", target, [trial])
     finetune(tmp_path / "pack", store, folder.parent, tmp_path / "models", cpu)
     model = read_json(tmp_path / "models" / trial["id"] / "model.json")
@@ -369,7 +371,7 @@ class Spread(Term):
 def test_a_term_without_values_of_scans_is_scored_by_batches(scans, lifespan):
     store, people = lifespan
     rows, cpu = people.head(scans), torch.device("cpu")
-    data = {**stage("pretrain", "age", module=SLICE)["data"]}
+    data = stage("pretrain", "age", module=SLICE)["data"]
     view = Source(Store(store, ["all"]), people["scan_id"].tolist(), cpu).view(data, None)
     network = build_network(RESNET, (1, 24, 24), {}, 0)
     found = scores_without_targets(network, Spread(), rows, view, cpu, Bootstrap(100))
@@ -380,6 +382,21 @@ def test_a_term_without_values_of_scans_is_scored_by_batches(scans, lifespan):
     images = Store(store, ["all"]).gather(rows["scan_id"].tolist()).astype("float32")[..., 11]
     expected = images.mean(axis=(1, 2)).var(ddof=1)
     assert found["loss"]["spread"] == {"value": pytest.approx(expected, rel=1e-4), "low": None, "high": None}
+
+
+def test_a_term_that_looks_at_a_column_is_scored_with_it(lifespan):
+    class Aged(Spread):
+        def forward(self, step):
+            return step.columns["age"].mean()
+
+    store, people = lifespan
+    columns = fit_targets({"age": LABELS["age"]}, ["age"], people)
+    data = stage("pretrain", "age", module=SLICE)["data"]
+    view = Source(Store(store, ["all"]), people["scan_id"].tolist(), torch.device("cpu")).view(data, None)
+    network, rows = build_network(RESNET, (1, 24, 24), {}, 0), people.head(5)
+    found = scores_without_targets(network, Aged(), rows, view, torch.device("cpu"), Bootstrap(100), columns)
+    expected = (rows["age"].mean() - people["age"].mean()) / columns[0].sd
+    assert found["loss"]["aged"]["value"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_beside_targets_a_pass_of_its_own_leaves_running_statistics_alone():

@@ -25,8 +25,8 @@ from tlimb.state import Kept
 from tlimb.store import Store
 
 CPU = torch.device("cpu")
-TRUSTED = ("own_data", "own_nets")
-PLAIN = {"class_path": "own_nets.Plain", "init_args": {}}
+TRUSTED = ("own_data",)
+PLAIN = {"class_path": "own_data.Smooth", "init_args": {}}
 WHOLE = {"class_path": "BaseDataModule", "init_args": {}}
 SGD = {"class_path": "SGD", "init_args": {"lr": 0.01, "momentum": 0.9}}
 NOISE = [{"class_path": "RandomNoise", "init_args": {}}]
@@ -241,7 +241,7 @@ def test_what_cannot_be_together_is_refused_before_training(world):
     with pytest.raises(InputError, match="stages.finetune.data.augment: MixUp mixes the labels of scans"):
         trained(prepared(world, two=True, **mixed))
     one = {"class_path": "Simultaneous", "init_args": {"unlabelled_batch": 0}}
-    with pytest.raises(InputError, match="there is one set of scans.*unlabelled_batch: expected at least 1"):
+    with pytest.raises(InputError, match="(?s)there is one set of scans.*unlabelled_batch: expected at least 1"):
         prepared(world, scenario=one)
 
 
@@ -262,7 +262,7 @@ def test_any_metric_of_any_target_may_decide(world):
         assert progress.best_epoch == values.index(best(values)) + 1
         assert progress.epochs_run == min(progress.best_epoch + 2, 6)
         for row in progress.history:
-            assert row["train_loss"] == pytest.approx((3 * row["train_age_loss"] + row["train_diagnosis_loss"]) / 4, rel=0.5)
+            assert row["train_loss"] == pytest.approx(3 * row["train_age_loss"] + row["train_diagnosis_loss"])
 
 
 def test_a_loss_that_is_not_finite_is_found_in_its_step_with_the_last_values_that_were(world):

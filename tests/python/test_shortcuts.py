@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 from scipy.spatial.distance import pdist, squareform
 from scipy.special import softmax
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -371,5 +370,31 @@ def site_in_predictions(of: Network, images, site, age) -> float:
 )
 def test_a_column_is_removed_and_the_class_is_still_learned(term, weight, measure, most):
     before, after = trained(CorrelationPenalty(term.column), 0.0, measure), trained(term, weight, measure)
-    print('TOLD', before, after)
     assert before > 1.1 * most and after < most
+
+
+def test_a_stage_is_trained_with_columns_that_some_scans_lack(tmp_path):
+    set_up_torch(1, training=True)
+    people = make_people("clinic", 26)
+    make_store(tmp_path / "store", people)
+    people["site"] = np.where(np.arange(26) % 3 == 0, "a", "b")
+    people.loc[[1, 20], "site"] = people.loc[[2, 21], "age"] = np.nan
+    table = pd.concat([roles(people[:20], 5, 4), people[20:].assign(role="unlabelled")], ignore_index=True)
+    table = table.assign(split=table["split"].iloc[0], times=1)
+    terms = [
+        {"class_path": "AdversarialRemoval", "init_args": {"column": "site", "width": 16}},
+        {"class_path": "CorrelationPenalty", "init_args": {"column": "age", "within": {"diagnosis": "control"}}},
+    ]
+    spec = stage("train", "diagnosis", objective={"auxiliary": terms}, strategy="scratch")
+    spec["data"] |= {"unlabelled": {"cohort": ["clinic"], "modality": None, "where": {}, "n": None}}
+    trial = trial_line(spec)
+    pack_job(tmp_path / "job", table, [trial])
+    job = read_json(tmp_path / "job" / "job.json")
+    columns = {"site": {"kind": "classification", "classes": ["a", "b"]}, "age": {"kind": "regression", "classes": []}}
+    write_json(tmp_path / "job" / "job.json", job | {"columns": columns})
+    write_parquet(tmp_path / "job" / "table.parquet", table.assign(diagnosis=table["diagnosis"].mask(table.index >= 20)))
+    finetune(tmp_path / "job", tmp_path / "store", tmp_path, tmp_path / "out", Settings(torch.device("cpu")))
+    model = read_json(tmp_path / "out" / trial["id"] / "model.json")
+    assert model["status"] == "ok", model["reason"]
+    history = pd.read_csv(tmp_path / "out" / trial["id"] / "history.csv")
+    assert (history["train_adversarialremoval"] > 0).all() and (history["train_correlationpenalty"] > 0).all()

@@ -76,6 +76,10 @@ class Network(nn.Module):
         """Features (B, features); 2D images in channels-last order, which is a fifth faster on a CPU."""
         return self.encoder(_laid_out(images))
 
+    def visible(self, images: Tensor, keep: Tensor) -> Tensor:
+        """The encoder's tokens of some patches, which it sees alone: see `ViT.visible`."""
+        return self.encoder.visible(_laid_out(images), keep)
+
     def predict(self, features: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Heads that take features alone, on features (B, features)."""
         features = self.dropout(features)

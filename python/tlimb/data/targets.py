@@ -112,7 +112,7 @@ class Target:
         return [known.get(value) for value in values]
 
     def facts(self) -> dict:
-        """What is saved with a model: kind and classes, mean and sd of a quantity, bins and counts where there are some."""
+        """What is saved with a model: kind and classes, mean and sd of a quantity, bins and counts where known."""
         scale = {"mean": self.mean, "sd": self.sd} if self.kind == "regression" else {}
         bins = {"bins": self.bins.facts()} if self.bins else {}
         counts = {"counts": list(self.counts)} if self.counts else {}

@@ -30,4 +30,4 @@ class BSS(Term):
 
     def forward(self, step: Step) -> Tensor:
         """The penalty, a scalar."""
-        return torch.linalg.svdvals(step.features.float())[-self.k :].square().sum()
+        return torch.linalg.svdvals(step.features)[-self.k :].square().sum()

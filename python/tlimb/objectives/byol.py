@@ -25,6 +25,9 @@ class BYOL(Term):
     learning", NeurIPS, equations 1 and 2. The target's batch norms work as the network's do: by the statistics of each
     batch in training, and else by running ones of their own, as in the authors' code. Each view passes by itself.
 
+    Its value is against a target that moves too, so that the lowest one on the validation part is not the best network:
+    keep the last epoch's (`"trainer": {"keep": "last"}`).
+
     It learns from all scans of a batch, labelled or not, and compares none with another, so that several devices change
     only what batch norm sees. For batch norm a training batch of one scan is an error.
 

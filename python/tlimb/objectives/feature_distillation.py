@@ -58,12 +58,12 @@ class FeatureDistillation(Term):
         """The term's value, a scalar."""
         now, start = step.features, self.before(step.labelled_images)
         if self.kind == "features":
-            return (now.float() - start.float()).square().mean()
+            return (now - start).square().mean()
         pairs = zip(self.sources, self.own_heads, self.kept_heads)
         return sum(self._divergence(of, head(now), kept(start)).mean() for of, head, kept in pairs)
 
     def _divergence(self, target: Target, now: Tensor, start: Tensor) -> Tensor:
         """Of the outputs of one head, (B, outputs) -> (B,)."""
         if target.kind == "survival" or (target.kind == "regression" and not target.bins):
-            return (now.float() - start.float())[:, 0].square() / 2
+            return (now - start)[:, 0].square() / 2
         return divergence(target, now / self.temperature, start / self.temperature)

@@ -81,7 +81,7 @@ class MaskedAutoencoder(Term):
         """The mean error of each scan's hidden patches, (B,)."""
         encoder, images = step.network.encoder, step.images
         order = torch.rand(len(images), encoder.patch_embedding.n_patches).argsort(1).to(images.device)
-        tokens = encoder.visible(images, order[:, : self.shown])
+        tokens = step.network.visible(images, order[:, : self.shown])
         predicted = self.decoder(tokens, order).float()
         wanted = self.wanted(pad(images, encoder.padding), encoder.grid)
         hidden = wanted[torch.arange(len(images), device=images.device)[:, None], order[:, self.shown :]]

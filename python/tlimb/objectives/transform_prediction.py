@@ -24,8 +24,8 @@ class TransformPrediction(Term):
     variance 1, so that the value is 1 for who predicts nothing. There the transforms are of pictures, and larger.
 
     degrees, scale, shear: largest amounts, as RandomAffine has them: about each axis (slices: in the plane), by which
-    each axis' factor is off 1, of each entry of the shear; translation: in voxels, along each axis. What is 0 is neither
-    done nor predicted. For volumes these are 12 parameters, for slices 6. As an auxiliary term it passes all scans of a
+    each axis' factor is off 1, of each entry of the shear; translation: in voxels, along each axis. What is 0 is
+    neither done nor predicted. For volumes these are 12 parameters, for slices 6. As an auxiliary term it passes all scans of a
     step twice, labelled or not, and beside targets leaves batch norm's running statistics alone. Raises InputError for
     values out of range.
     """

@@ -96,7 +96,8 @@ def require_company(step: Step) -> None:
     """Raises InputError for a batch of one scan."""
     if len(step.images) < 2:
         message = "a batch of one scan has nothing to compare it with"
-        raise InputError([Problem("batch_size", message, "expected 2 or more scans in a batch, on each device, and in validation")])
+        hint = "expected 2 or more scans in a batch, on each device, and in validation"
+        raise InputError([Problem("batch_size", message, hint)])
 
 
 def at_least(**arguments: tuple[float, float]) -> None:

@@ -5,7 +5,7 @@ from tlimb.config import ClassSpec, Split, Stage, TrialBase
 from tlimb.errors import Problem, nearest
 from tlimb.files import canonical_json
 from tlimb.search.scans import asked_of, terms_of
-from tlimb.search.terms import heads_of_terms, learns_from_images, says, scenario_problems, term_problems
+from tlimb.search.terms import device_problems, heads_of_terms, learns_from_images, says, scenario_problems, term_problems
 from tlimb.search.tuning_problems import tuning_problems
 from tlimb.splits import ALWAYS, USED
 
@@ -45,6 +45,7 @@ def combination_problems(trial: TrialBase, recipes: dict) -> list[Problem]:
         starts = stage.strategy != "scratch" and bool(i or _published(stage))
         before = trial.stages[i - 1] if i and _starts_from_stage(stage) else None
         problems += term_problems(stage, i, starts, before) + scenario_problems(stage, i, last=i == last)
+        problems += device_problems(stage, i)
         problems += _module_problems(stage, recipes[stage.data.recipe].kind, i)
         problems += _label_problems(stage, i, is_last=i == last) + _start_problems(trial, i)
         if i >= first_of(trial.stages):

@@ -7,6 +7,9 @@ from tlimb.search.scans import second_of, terms_of
 
 MIXUP = registry.SHORT_NAMES["augment"]["MixUp"]
 SIMULTANEOUS = registry.SHORT_NAMES["scenario"]["Simultaneous"]
+WHOLE_PARAMETERS = {"L2SP", "EWC", "DELTA", "L1Weights", "BYOL", "MeanTeacher", "GradNorm", "PCGrad"}
+"""Terms and combinations that compare, average or differentiate parameters one by one."""
+
 SECOND_SET = "name it as data.unlabelled beside labelled, or as data.target beside source"
 
 
@@ -59,6 +62,20 @@ def scenario_problems(stage: Stage, i: int, last: bool) -> list[Problem]:
     return problems
 
 
+def device_problems(stage: Stage, i: int) -> list[Problem]:
+    """What cannot be computed where each device holds a part of every parameter."""
+    if stage.trainer.devices == 1 or stage.trainer.strategy != "fsdp":
+        return []
+    objective = stage.objective.model_dump()
+    named = [*terms_of(objective), *([("combine", objective["combine"])] if objective["combine"] else [])]
+    message = "{} looks at whole parameters, of which fsdp holds parts"
+    return [
+        Problem(f"stages[{i}].objective.{path}", message.format(registry.class_name(spec)), 'expected strategy "ddp"')
+        for path, spec in named
+        if registry.class_name(spec) in WHOLE_PARAMETERS
+    ]
+
+
 def _primary_problems(stage: Stage, objective: dict, where: str) -> list[Problem]:
     primary, problems = objective["primary"], []
     if primary and "class_path" not in primary:
@@ -77,9 +94,6 @@ def _primary_problems(stage: Stage, objective: dict, where: str) -> list[Problem
     if by_gradients and stage.strategy in ("frozen", "direct"):
         message = f"compares gradients of the encoder, which never trains with strategy '{stage.strategy}'"
         problems.append(Problem(f"{where}.combine", message, "leave it out"))
-    if by_gradients and stage.trainer.devices > 1 and stage.trainer.strategy == "fsdp":
-        message = "needs gradients of whole parameters, and fsdp holds parts of them"
-        problems.append(Problem(f"{where}.combine", message, 'expected trainer.strategy "ddp"'))
     return problems
 
 
@@ -115,7 +129,7 @@ def _whole(stage: Stage, starts: bool, before, term) -> tuple[str, str] | None:
 def _moving(stage: Stage, starts: bool, before, term) -> tuple[str, str] | None:
     if stage.strategy not in ("frozen", "direct"):
         return None
-    return f"has nothing to keep: with strategy '{stage.strategy}' the encoder never changes", "leave it out"
+    return f"changes nothing: with strategy '{stage.strategy}' the encoder stays as it is", "leave it out"
 
 
 def _unlabelled(stage: Stage, starts: bool, before, term) -> tuple[str, str] | None:
