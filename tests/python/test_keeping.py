@@ -127,7 +127,7 @@ def test_l2sp_is_its_formula_and_grows_once_weights_move():
     shared = sum(((now[n] - start[n]) ** 2).sum() for n in now if n.startswith("encoder") and now[n].ndim > 1)
     heads = sum((now[name] ** 2).sum() for name in now if name.startswith("heads") and now[name].ndim > 1)
     assert shared > 0.01
-    assert float(term(step)) == pytest.approx(0.3 / 2 * shared + 0.7 / 2 * heads, rel=1e-5)
+    assert term(step).item() == pytest.approx(0.3 / 2 * shared + 0.7 / 2 * heads, rel=1e-5)
     term(step).backward()
     weight = network.encoder.first[0].weight
     wanted = 0.3 * (now["encoder.first.0.weight"] - start["encoder.first.0.weight"])
@@ -320,35 +320,48 @@ def test_the_channels_of_maps_tokens_and_states_are_found():
 
 
 def test_attention_is_what_the_loss_rises_by_without_each_channel():
-    network = network_of(Flat())
-    images = noise(60, 1, 2, 2, seed=2)
+    network, images = network_of(Small()).eval(), noise(40, 1, 7, 7, seed=2)
+    encoder = network.encoder
     with torch.no_grad():
         seen = network.encode(images)
-    label = (seen[:, 0] + 0.3 * noise(60) > 0).float() + (seen[:, 1] > 0).float()
+    centred = seen - seen.median(0).values
+    label = (centred[:, 0] > 0).float() + (centred[:, 1] + 0.3 * seen.std() * noise(40) > 0).float()
     label[7] = torch.nan
 
     def batches():
-        return ((images[n : n + 25], [label[n : n + 25]]) for n in range(0, 60, 25))
+        return ((images[n : n + 15], [label[n : n + 15]]) for n in range(0, 40, 15))
 
-    beginning = Beginning(network, True, (DIAGNOSIS,), batches=batches, input_shape=(1, 2, 2))
-    found = channel_attention(FrozenEncoder(network), {"layer": 3}, beginning, 60, "term")["layer"]
+    beginning = Beginning(network, True, (DIAGNOSIS,), batches=batches, input_shape=(1, 7, 7))
+    found = channel_attention(FrozenEncoder(network), {"first": 3, "second": 4, "second.0": 4}, beginning, 40, "term")
 
-    known = ~label.isnan().numpy()
-    features, truth = seen.double().numpy()[known], label.numpy()[known].astype(int)
+    known = ~label.isnan()
+    features, truth = seen[known].double().numpy(), label[known].numpy().astype(int)
     mean, sd = features.mean(0), features.std(0)
     peer = LogisticRegression(C=1.0, max_iter=1000, tol=1e-10).fit((features - mean) / sd, truth)
 
     def loss(values):
+        values = values.flatten(2).mean(2).double().numpy()
         return -peer.predict_log_proba((values - mean) / sd)[np.arange(len(truth)), truth].mean()
 
-    rises = np.array([loss(np.where(np.arange(3) == c, 0.0, features)) - loss(features) for c in range(3)])
-    wanted = softmax((rises - rises.mean()) / rises.std() / 5)
-    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-3)
-    assert found.argmax() == rises.argmax()
+    def dropped(maps, channel):
+        return maps * (torch.arange(maps.shape[1]) != channel)[:, None, None]
+
+    with torch.no_grad():
+        one = encoder.first(images[known])
+        two, inner = encoder.second(one), encoder.second[0](one)
+        losses = {
+            "first": [loss(encoder.second(dropped(one, c))) for c in range(3)],
+            "second": [loss(dropped(two, c)) for c in range(4)],
+            "second.0": [loss(encoder.second[1](dropped(inner, c))) for c in range(4)],
+        }
+    for name, of in losses.items():
+        rises = np.array(of) - loss(two)
+        np.testing.assert_allclose(found[name].numpy(), softmax((rises - rises.mean()) / rises.std() / 5), rtol=1e-3)
+    assert not any("forward" in vars(of) for of in encoder.modules())
     assert torch.equal(softened(torch.ones(4)), torch.full((4,), 0.25))
     with pytest.raises(InputError, match="found relapse"):
         relapse = Beginning(network, True, (Target("relapse", "survival"),), batches=batches)
-        channel_attention(FrozenEncoder(network), {"layer": 3}, relapse, 60, "term")
+        channel_attention(FrozenEncoder(network), {"first": 3}, relapse, 40, "term")
 
 
 def test_feature_distillation_is_its_formula():
@@ -668,7 +681,7 @@ def test_fisher_information_is_refused_where_no_label_can_be_drawn(world, tmp_pa
 TERMS = {
     "L2SP": {},
     "EWC": {},
-    "DELTA": {"attention": "losses", "layers": ["layer3", "layer4"], "scans": 4},
+    "DELTA": {"attention": "losses", "layers": ["layer4"], "scans": 4},
     "FeatureDistillation": {},
     "outputs": {"kind": "outputs"},
     "BSS": {},
@@ -716,7 +729,7 @@ class Preempting(Kept):
 
 
 def test_what_was_kept_survives_a_preempted_training_to_the_same_numbers(world, tmp_path):
-    terms = [spec_of(name, weight=0.5) for name in ("DELTA", "outputs", "CoTuning", "EWC")]
+    terms = [spec_of(name, weight=0.5) for name in ("FeatureDistillation", "outputs", "CoTuning", "EWC")]
     changes = {"tuning": Tuning(stochnorm=0.5).model_dump()}
     whole = trained(prepared(world, terms, **changes))
     with pytest.raises(Preempted):

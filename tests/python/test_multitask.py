@@ -13,7 +13,7 @@ from tlimb.data.bins import Bins
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
 from tlimb.files import read_json
-from tlimb.objectives.gradnorm import LEAST, GradNorm, last_block, weight_gradient
+from tlimb.objectives.gradnorm import LEAST, GradNorm, blocks_from_the_end, weight_gradient
 from tlimb.objectives.objective import build_objective
 from tlimb.objectives.pcgrad import PCGrad, without_conflicts
 from tlimb.objectives.term import Step
@@ -168,25 +168,29 @@ def surgery(gradients, orders) -> np.ndarray:
     return np.array(projected)
 
 
+def projected(gradients):
+    return without_conflicts(gradients @ gradients.T) @ gradients
+
+
 def test_gradient_surgery_is_the_papers_algorithm():
     gradients = np.random.default_rng(4).normal(size=(4, 6))
     torch.manual_seed(7)
     orders = [torch.randperm(4).tolist() for _ in range(4)]
     torch.manual_seed(7)
-    found = without_conflicts(torch.tensor(gradients)).numpy()
+    found = projected(torch.tensor(gradients)).numpy()
     np.testing.assert_allclose(found, surgery(gradients, orders), rtol=1e-10)
     assert not np.allclose(found, gradients)
 
 
 def test_two_gradients_lose_their_conflict_and_others_stay():
     g = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
-    found = without_conflicts(g)
+    found = projected(g)
     assert torch.equal(found, torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
     assert (found @ g.T >= 0).all()
     alike = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    assert torch.equal(without_conflicts(alike), alike)
+    assert torch.equal(projected(alike), alike)
     with_nothing = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
-    assert torch.equal(without_conflicts(with_nothing), with_nothing)
+    assert torch.equal(projected(with_nothing), with_nothing)
 
 
 def opposed(n=8):
@@ -227,7 +231,7 @@ def test_a_step_of_pcgrad_raises_no_loss_of_two_targets_in_conflict_where_a_plai
             for parameter in network.encoder.parameters():
                 parameter -= 1e-3 * parameter.grad
         after = objective.each(network(step.images), step.labels)
-        moved[name] = [float(after[target.name] - before[target.name]) for target in pair]
+        moved[name] = [(after[target.name] - before[target.name]).item() for target in pair]
         network.load_state_dict(start)
     assert max(moved["plain"]) > 0 > max(moved["pcgrad"])
 
@@ -325,13 +329,27 @@ def test_the_gradient_of_the_weights_is_that_of_the_papers_loss():
 
 
 def test_gradnorm_looks_at_the_last_block_that_trains(network):
-    names = [name for name, _ in network.encoder.named_parameters()]
-    found = {id(of) for of in last_block(network)}
-    assert [name for name, of in network.encoder.named_parameters() if id(of) in found] == names[2:]
-    network.encoder.second.requires_grad_(False)
-    assert {id(of) for of in last_block(network)} == {id(of) for of in network.encoder.first.parameters()}
+    def names():
+        held = {id(of): name for name, of in network.encoder.named_parameters()}
+        return [[held[id(of)] for of in block] for block in blocks_from_the_end(network)]
+
+    first, second = ["first.weight", "first.bias"], ["second.weight", "second.bias"]
+    assert names() == [second, first]
+    network.encoder.second.weight.requires_grad_(False)
+    assert names() == [first]
+    network.encoder.first.weight.requires_grad_(False)
+    assert names() == [["second.bias"], ["first.bias"]]
     network.encoder.requires_grad_(False)
-    assert last_block(network) == []
+    assert names() == []
+
+
+def test_gradnorm_passes_over_a_block_that_no_target_comes_from(network):
+    one, other, labels = combined("GradNorm"), combined("GradNorm"), labels_of()
+    one(step_of(network, labels))
+    network.encoder.end.aside, network.encoder.blocks = nn.Linear(3, 3), ("first", "second", "end.aside")
+    other(step_of(network, labels))
+    assert torch.equal(one.combine.weights, other.combine.weights)
+    assert not torch.equal(one.combine.weights, torch.ones(3))
 
 
 @pytest.mark.parametrize("name", ALL)

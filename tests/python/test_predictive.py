@@ -140,7 +140,7 @@ def test_it_predicts_what_the_masked_autoencoder_of_monai_does():
     mask = torch.ones(3, 12).index_put((rows, order[:, :3]), torch.zeros(()))
     peer._masking = lambda tokens, masking_ratio=None: (tokens[rows, order[:, :3]], order[:, :3], mask)
     expected = peer(images)[0][rows, order[:, 3:]]
-    found = term.decoder(network.encoder.visible(images, order[:, :3]), order)
+    found = term.decoder(network.encoder.visible(images, order[:, :3]), order, 3)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -365,6 +365,15 @@ class Spread(Term):
     def forward(self, step):
         assert len(step.images) > 1 and not step.training
         return step.images.mean(dim=(1, 2, 3)).var()
+
+
+def test_what_is_hidden_of_the_validation_part_is_alike_in_every_epoch(tmp_path, lifespan):
+    spec = without_labels(named("MaskedAutoencoder", **SMALL)) | {"optimizer": named("SGD", lr=0.0)}
+    store, people = lifespan
+    pretrain_job(tmp_path / "job", roles(people, 6, 8), spec, vit(dims=2))
+    folder = pretrain(tmp_path / "job", store, None, tmp_path / "out", Settings(torch.device("cpu")))
+    history = pd.read_csv(folder / "history.csv")
+    assert history["validation_loss"].nunique() == 1 and history["train_loss"].nunique() == 2
 
 
 @pytest.mark.parametrize("scans", [8, 17, 1, 0])

@@ -14,6 +14,7 @@ from training_jobs import LABELS, make_people, make_store, objective, pack_job, 
 from tlimb.config import Trainer, Tuning
 from tlimb.errors import InputError
 from tlimb.files import read_json
+from tlimb.scenarios.apart import fit_apart
 from tlimb.scenarios.device import deterministic, set_up_torch
 from tlimb.scenarios.finetune import finetune
 from tlimb.scenarios.prepare import Source, StageRun, prepare
@@ -310,3 +311,35 @@ def test_deterministic_holds_for_a_stage_alone(world):
         with deterministic(wanted):
             assert torch.are_deterministic_algorithms_enabled() == torch.backends.cudnn.deterministic == wanted
     assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def beside(world, **changes) -> tuple[list[dict], dict]:
+    """The history and the weights of a training in two processes."""
+    training = prepared(world, **changes | {"trainer": trainer(devices=2, **changes.get("trainer", {}))})
+    progress = fit_apart(training, Kept(None, "trial", {}), CPU)
+    return progress.history, training.network.weights()
+
+
+def test_two_processes_train_on_the_gradients_of_one(world):
+    settings = {"two": True, "batch_size": 6, "objective": term("Critic"), "gradient_clip": 0.5, "scheduler": COSINE}
+    together = beside(world, **settings)
+    training = prepared(world, **settings, trainer=trainer())
+    alone = fit(training, Kept(None, "trial", {}), CPU).history
+    assert [row["epoch"] for row in together[0]] == [1, 2, 3]
+    for one, other in zip(alone, together[0]):
+        assert list(one) == list(other)
+        assert all(one[name] == pytest.approx(other[name], rel=1e-4) for name in one if name != "seconds")
+    for name, tensor in training.network.weights().items():
+        torch.testing.assert_close(together[1][name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_process_that_fails_ends_the_training_with_its_reason(world):
+    with pytest.raises(TrainingFailed) as raised:
+        beside(world, objective=term("Turning", calls=3))
+    assert (raised.value.failure["epoch"], raised.value.failure["step"], len(raised.value.history)) == (2, 2, 1)
+    for changes, message in (
+        ({"batch_size": 3}, "2 processes need batches and a training part of at least 4 scans, found 3 and 10"),
+        ({"trainer": {"strategy": "fsdp"}}, "trainer.strategy: 'fsdp'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            beside(world, **changes)

@@ -15,7 +15,7 @@ from tlimb.errors import InputError, Problem
 from tlimb.labels import ONE_CLASS
 from tlimb.objectives.frozen import FrozenEncoder
 from tlimb.objectives.term import Beginning
-from tlimb.objectives.watching import channel_axis, first, with_first
+from tlimb.objectives.watching import channel_axis, first, watched, with_first
 
 
 def channel_attention(
@@ -25,11 +25,13 @@ def channel_attention(
 
         d_c = L(w^0 without channel c) - L(w^0),
 
-    where a channel is without what it makes when that is set to 0, and L is the mean over `scans` training scans of the
-    loss of linear heads. These are fitted to the encoder's features of all training scans: cross-entropy for classes,
-    squared error for quantities, summed over targets, with a penalty of half the squared weights / n.
+    where without a channel means that what it makes is 0, and L is the loss of linear heads, summed over targets and
+    over `scans` training scans that have a label. The heads are fitted to the encoder's features of all training scans,
+    standardised: cross-entropy for classes, squared error for quantities, with half the squared weights added to the
+    sum over scans.
 
-    Each channel is a pass of these scans. Raises InputError for times until an event, which have no such head.
+    Each channel is a pass of these scans through what follows its layer. Raises InputError for times until an event,
+    which have no such head.
     """
     times = [of.name for of in beginning.targets if of.kind == "survival"]
     if times or not beginning.targets:
@@ -38,21 +40,15 @@ def channel_attention(
     features, labels = _features(before, beginning)
     probes = [_fit(of, features, label) for of, label in zip(beginning.targets, labels)]
     drawn = set(torch.randperm(len(features))[:scans].tolist())
-    images, chosen = zip(*_drawn(beginning, drawn))
-    chosen = [torch.cat(each) for each in zip(*chosen)]
-
-    def loss() -> float:
-        seen = torch.cat([before(batch) for batch in images])
-        return float(sum(probe(seen, label) for probe, label in zip(probes, chosen)))
-
-    whole, weights = loss(), {}
-    for name, count in channels.items():
-        worth = []
-        for channel in range(count):
-            with _without(before.encoder, name, channel):
-                worth.append(loss() - whole)
-        weights[name] = softened(torch.tensor(worth))
-    return weights
+    worth = {name: torch.zeros(count, dtype=torch.float64) for name, count in channels.items()}
+    for images, known in _drawn(beginning, drawn):
+        for name, rises in worth.items():
+            with _resumed(before.encoder, name, lambda: before(images)):
+                whole = _loss(probes, before(images), known)
+                for channel in range(len(rises)):
+                    with _without(before.encoder, name, channel):
+                        rises[channel] += _loss(probes, before(images), known) - whole
+    return {name: softened(rises).float() for name, rises in worth.items()}
 
 
 def softened(worth: Tensor) -> Tensor:
@@ -79,6 +75,24 @@ def _drawn(beginning: Beginning, places: set[int]) -> Iterator[tuple[Tensor, lis
 
 
 @contextmanager
+def _resumed(encoder: nn.Module, layer: str, passed: Callable[[], Tensor]) -> Iterator[None]:
+    """Within it a layer, and the blocks before it, give what they made in the pass `passed`, and compute nothing."""
+    owner = next((n for n, block in enumerate(encoder.blocks) if f"{layer}.".startswith(f"{block}.")), 0)
+    names = list(dict.fromkeys([*encoder.blocks[:owner], layer]))
+    with watched(encoder, names, lambda made: made.clone() if isinstance(made, Tensor) else None) as made:
+        passed()
+    passes = [name for name, _ in made]
+    given = {name: maps for name, maps in made if maps is not None and passes.count(name) == 1}
+    for name, maps in given.items():
+        encoder.get_submodule(name).forward = lambda *_, maps=maps, **__: maps.clone()
+    try:
+        yield
+    finally:
+        for name in given:
+            del encoder.get_submodule(name).forward
+
+
+@contextmanager
 def _without(encoder: nn.Module, layer: str, channel: int) -> Iterator[None]:
     """Within it, one channel of a layer is 0."""
 
@@ -94,9 +108,11 @@ def _without(encoder: nn.Module, layer: str, channel: int) -> Iterator[None]:
 
 
 def _fit(target: Target, features: Tensor, label: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """(features, labels) -> the mean loss of a linear head of a target, fitted by L-BFGS to those that have a label."""
-    known = ~label.isnan().reshape(len(label), -1).any(1)
-    features, label = features[known].double(), label[known]
+    """(features, labels) -> the sum of the losses of a linear head of a target over scans that have a label.
+
+    Fitted by L-BFGS to the mean over such scans.
+    """
+    features = features.double()
     mean, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
     width = len(target.classes) if target.classes else 1
     head = nn.Linear(features.shape[1], width, dtype=torch.float64)
@@ -104,30 +120,31 @@ def _fit(target: Target, features: Tensor, label: Tensor) -> Callable[[Tensor, T
     nn.init.zeros_(head.bias)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
-    def of(images: Tensor, labels: Tensor) -> Tensor:
-        return _loss(target, head((images.double() - mean) / spread), labels)
+    def total(values: Tensor, labels: Tensor) -> Tensor:
+        known = ~labels.isnan().reshape(len(labels), -1).any(1)
+        return _losses(target, head((values[known].double() - mean) / spread), labels[known])
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = of(features, label) + head.weight.square().sum() / 2 / len(features)
-        value.backward()
-        return value
+        value = total(features, label) + head.weight.square().sum() / 2
+        (value / len(features)).backward()
+        return value / len(features)
 
     with torch.enable_grad():
         optimizer.step(closure)
     head.requires_grad_(False)
-    return of
+    return total
 
 
-def _loss(target: Target, output: Tensor, label: Tensor) -> Tensor:
-    """The mean loss over scans that have a label; 0 where none has."""
-    known = ~label.isnan().reshape(len(label), -1).any(1)
-    output, label = output[known], label[known]
-    if not len(label):
-        return output.sum()
+def _losses(target: Target, output: Tensor, label: Tensor) -> Tensor:
+    """The sum over scans."""
     if target.kind in ONE_CLASS:
-        return cross_entropy(output, label.long())
+        return cross_entropy(output, label.long(), reduction="sum")
     if target.kind == "multilabel":
-        return binary_cross_entropy_with_logits(output, label.to(output))
-    return mse_loss(output[:, 0], label.to(output))
+        return binary_cross_entropy_with_logits(output, label.to(output), reduction="sum") / max(label.shape[1], 1)
+    return mse_loss(output[:, 0], label.to(output), reduction="sum")
 
+
+def _loss(probes: list[Callable], features: Tensor, labels: list[Tensor]) -> float:
+    """The sum over scans and targets."""
+    return float(sum(probe(features, label) for probe, label in zip(probes, labels)))

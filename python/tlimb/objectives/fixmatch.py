@@ -39,7 +39,7 @@ class FixMatch(Term):
 
     U: the scans of a step without labels, all of which the mean counts, however few are sure. q_i: the probabilities of
     scan i in a weak view, without a gradient; p_i: in a strong one. Of several targets the mean over those of classes;
-    others are left out. The paper adds the labelled scans to U: to do so, name their cohort under `unlabelled`, too.
+    others are left out. The paper adds the labelled scans to U, without their labels.
 
     As in the authors' code both passes are in training mode; here each of the two takes its own batch statistics, where
     theirs takes one of labelled, weak and strong images together.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tlimb.architectures.network import Network
 from tlimb.data.targets import Target
 from tlimb.errors import InputError, Problem
-from tlimb.objectives.task_gradients import task_gradients, trained
+from tlimb.objectives.task_gradients import inner_products, task_gradients, trained
 from tlimb.objectives.term import Step
 
 LEAST = 1e-3
@@ -29,10 +29,10 @@ class GradNorm(nn.Module):
         sum_t |G_t - G r_t^alpha|,   G r_t^alpha a constant,
 
     which is sign(G_t - G r_t^alpha) ||grad_W L_t||, by a step of Adam with rate `lr`; then no weight is below 0.001 and
-    their sum is brought back. W are the parameters of the last of the encoder's blocks that trains, L_t(0) is the loss
-    of the first batch with labels. Targets without a label in the batch keep their weights. alpha, how strongly rates
-    are drawn together, and Adam at 0.025 are the paper's (section 5.2); its sum is divided by T here, as the mean that
-    stands without `combine`. The validation loss is the plain mean of the L_t.
+    their sum is brought back. W are the parameters of the last of the encoder's blocks that trains (but for one that
+    only normalises), L_t(0) is the loss of the first batch with labels. Targets without a label in the batch keep their
+    weights. alpha, how strongly rates are drawn together, and Adam at 0.025 are the paper's (section 5.2); its sum is
+    divided by T here, as the mean that stands without `combine`. The validation loss is the plain mean of the L_t.
 
     Raises InputError for an alpha that is negative, an lr that is not above 0, or either not finite.
     """
@@ -59,11 +59,18 @@ class GradNorm(nn.Module):
         at = torch.tensor([self.place[name] for name in losses], device=self.weights.device)
         weights = self.weights[at]
         total = sum(weight * loss for weight, loss in zip(weights, losses.values())) / len(losses)
-        shared = last_block(step.network)
-        if step.training and shared:
-            norms = task_gradients(list(losses.values()), shared).norm(dim=1)
+        norms = self._norms(list(losses.values()), step.network) if step.training else None
+        if norms is not None:
             self._move(at, torch.stack(list(losses.values())).detach().float(), norms)
         return total
+
+    def _norms(self, losses: list[Tensor], network: Network) -> Tensor | None:
+        """||grad_W L_t|| of each loss, (T,); None where no parameter that trains is shared."""
+        for shared in blocks_from_the_end(network):
+            norms = inner_products(task_gradients(losses, shared)).diagonal().sqrt().float()
+            if norms.any():
+                return norms.to(self.weights.device)
+        return None
 
     @torch.no_grad()
     def _move(self, at: Tensor, losses: Tensor, norms: Tensor) -> None:
@@ -92,7 +99,9 @@ def weight_gradient(weights: Tensor, norms: Tensor, ratios: Tensor, alpha: float
     return (lengths - wanted).sign() * norms
 
 
-def last_block(network: Network) -> list[nn.Parameter]:
-    """The parameters that train of the last of the encoder's blocks that has some; none where none trains."""
-    blocks = [trained(network.encoder.get_submodule(name)) for name in network.encoder.blocks]
-    return next((block for block in reversed(blocks) if block), [])
+def blocks_from_the_end(network: Network) -> list[list[nn.Parameter]]:
+    """The parameters that train of each of the encoder's blocks, from the last one on: of those that have weights of
+    two or more axes, or of all where none has such ones that train."""
+    blocks = [trained(network.encoder.get_submodule(name)) for name in reversed(network.encoder.blocks)]
+    weighted = [block for block in blocks if any(parameter.ndim > 1 for parameter in block)]
+    return weighted or [block for block in blocks if block]

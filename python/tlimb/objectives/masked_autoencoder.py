@@ -1,5 +1,7 @@
 """Masked autoencoding: what a vision transformer is not shown is predicted from what it is."""
 
+from math import prod
+
 import torch
 from monai.networks.blocks.transformerblock import TransformerBlock
 from torch import Tensor, nn
@@ -26,7 +28,8 @@ class MaskedAutoencoder(Term):
     after its end, which are predicted like voxels.
 
     It needs an encoder that can be given some patches alone: ViT; for a convolutional one there is Reconstruction with
-    `masked`. As an auxiliary term it passes all scans of a step, labelled or not.
+    `masked`. One of your own needs `visible` as ViT has it, `channels`, the `grid` of patches, and `padding`, what is
+    put around images before they are cut. As an auxiliary term it passes all scans of a step, labelled or not.
 
     masked: above 0 and below 1, rounded to a number of patches, of which at least one is hidden and one shown. width,
     depth, attentions: of the decoder's tokens, its layers and their heads; those of the paper. Raises InputError for
@@ -61,17 +64,18 @@ class MaskedAutoencoder(Term):
 
     def start(self, beginning: Beginning) -> None:
         """Make the decoder. Raises InputError for an encoder that cannot be given some patches alone."""
-        encoder, channels = beginning.network.encoder, beginning.input_shape[0]
+        encoder = beginning.network.encoder
         if not hasattr(encoder, "visible"):
             message = f"needs an encoder that takes some patches of an image alone, and {type(encoder).__name__} cannot"
             hint = "expected ViT; Reconstruction with `masked` is for convolutional encoders"
             raise InputError([Problem(WHERE, message, hint)])
-        patches, voxels = encoder.patch_embedding.n_patches, encoder.patch_embedding.patch_dim
+        patches = prod(encoder.grid)
+        voxels = pad(torch.empty(beginning.input_shape, device="meta"), encoder.padding).numel() // patches
         if patches < 2 or (self.normalise and voxels < 2):
             message = f"needs images of two or more patches of two or more voxels, found {patches} of {voxels}"
             raise InputError([Problem(WHERE, message, "set `patch_size` of the architecture")])
         self.shown = patches - min(max(round(self.masked * patches), 1), patches - 1)
-        self.decoder = PatchDecoder(encoder, channels, self.width, self.depth, self.attentions)
+        self.decoder = PatchDecoder(encoder, voxels, self.width, self.depth, self.attentions)
 
     def forward(self, step: Step) -> Tensor:
         """The term's value, a scalar, over all images of the step."""
@@ -80,9 +84,9 @@ class MaskedAutoencoder(Term):
     def each(self, step: Step) -> Tensor:
         """The mean error of each scan's hidden patches, (B,)."""
         encoder, images = step.network.encoder, step.images
-        order = torch.rand(len(images), encoder.patch_embedding.n_patches).argsort(1).to(images.device)
+        order = torch.rand(len(images), prod(encoder.grid)).argsort(1).to(images.device)
         tokens = step.network.visible(images, order[:, : self.shown])
-        predicted = self.decoder(tokens, order).float()
+        predicted = self.decoder(tokens, order, self.shown).float()
         wanted = self.wanted(pad(images, encoder.padding), encoder.grid)
         hidden = wanted[torch.arange(len(images), device=images.device)[:, None], order[:, self.shown :]]
         return (predicted - hidden).square().mean(dim=(1, 2))
@@ -98,15 +102,14 @@ class MaskedAutoencoder(Term):
 class PatchDecoder(nn.Module):
     """Tokens of the patches that an encoder was shown -> voxels of those that it was not."""
 
-    def __init__(self, encoder: nn.Module, channels: int, width: int, depth: int, attentions: int):
+    def __init__(self, encoder: nn.Module, voxels: int, width: int, depth: int, attentions: int):
         super().__init__()
-        self.first = int(encoder.pooling == "class")
         self.embed = nn.Linear(encoder.channels, width)
         self.hidden = nn.Parameter(torch.randn(width) * 0.02)
         self.register_buffer("positions", positions_of(encoder.grid, width), persistent=False)
         layers = [TransformerBlock(width, 4 * width, attentions, 0.0, qkv_bias=True) for _ in range(depth)]
         self.layers, self.norm = nn.ModuleList(layers), nn.LayerNorm(width)
-        self.predict = nn.Linear(width, encoder.patch_embedding.patch_dim)
+        self.predict = nn.Linear(width, voxels)
         for layer in layers:
             layer.norm_cross_attn = nn.Identity()  # MONAI has it and never uses it
         for module in self.modules():
@@ -115,21 +118,19 @@ class PatchDecoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor, order: Tensor) -> Tensor:
-        """(B, K, channels), after the class token if there is one -> (B, patches - K, D).
+    def forward(self, tokens: Tensor, order: Tensor, shown: int) -> Tensor:
+        """(B, shown, channels), after a class token if there is one -> (B, patches - shown, D).
 
-        order: (B, patches), numbers of the K patches that were shown, in the order of their tokens, then of the others,
-        in the order of what is predicted.
+        order: (B, patches), numbers of the patches that were shown, in the order of their tokens, then of the others, in
+        the order of what is predicted.
         """
-        tokens = self.embed(tokens)
-        known, rows = tokens.shape[1] - self.first, torch.arange(len(order), device=order.device)[:, None]
-        hidden = self.hidden.to(tokens.dtype).expand(len(order), order.shape[1] - known, -1)
-        tokens = torch.cat([tokens, hidden], dim=1)
-        placed = tokens[:, self.first :] + self.positions[order]
-        tokens = torch.cat([tokens[:, : self.first], placed], dim=1)
+        tokens, first = self.embed(tokens), tokens.shape[1] - shown
+        hidden = self.hidden.to(tokens.dtype).expand(len(order), order.shape[1] - shown, -1)
+        placed = torch.cat([tokens[:, first:], hidden], dim=1) + self.positions[order]
+        tokens = torch.cat([tokens[:, :first], placed], dim=1)
         for layer in self.layers:
             tokens = layer(tokens)
-        return self.predict(self.norm(tokens[:, self.first + known :]))
+        return self.predict(self.norm(tokens[:, first + shown :]))
 
 
 def patches_of(images: Tensor, grid: tuple[int, ...]) -> Tensor:

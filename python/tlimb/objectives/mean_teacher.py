@@ -38,6 +38,7 @@ class MeanTeacher(Term):
     range, a stage without targets, and kl of a quantity that has no bins.
     """
 
+    needs = ("target",)
     default_weight = {"ramp": "sigmoid", "start": 0.0, "end": 10.0, "until": 0.3}
 
     def __init__(

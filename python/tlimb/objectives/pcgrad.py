@@ -6,7 +6,7 @@ Yu, Kumar, Gupta, Levine, Hausman, Finn (2020), "Gradient surgery for multi-task
 import torch
 from torch import Tensor, nn
 
-from tlimb.objectives.task_gradients import task_gradients, trained
+from tlimb.objectives.task_gradients import inner_products, task_gradients, trained
 from tlimb.objectives.term import Step
 
 
@@ -35,19 +35,21 @@ class PCGrad(nn.Module):
         if len(losses) < 2 or not shared or not step.training:
             return mean
         gradients = task_gradients(list(losses.values()), shared)
-        change = (without_conflicts(gradients) - gradients).mean(0)
-        parts = change.split([of.numel() for of in shared])
-        added = sum((of * part.view_as(of).to(of.dtype)).sum() for of, part in zip(shared, parts))
+        shares = without_conflicts(inner_products(gradients)).mean(0) - 1 / len(losses)
+        if not shares.any():
+            return mean
+        changes = [sum(share * one for share, one in zip(shares.tolist(), each)) for each in zip(*gradients)]
+        added = sum((of * change).sum() for of, change in zip(shared, changes))
         return mean + (added - added.detach())
 
 
-def without_conflicts(gradients: Tensor) -> Tensor:
-    """Gradients (T, P), each projected onto the normal plane of every other one that it conflicts with; the order is
-    drawn from torch's generator."""
-    projected = gradients.clone()
-    for row, own in enumerate(projected):
-        for other in torch.randperm(len(gradients)).tolist():
-            product = own @ gradients[other]
+def without_conflicts(products: Tensor) -> Tensor:
+    """What each gradient is made of, (T, T): row t are the factors of all gradients in g_t'; the order is drawn from
+    torch's generator. products: g_t . g_u of all pairs, (T, T)."""
+    factors = torch.eye(len(products), dtype=products.dtype)
+    for row, own in enumerate(factors):
+        for other in torch.randperm(len(products)).tolist():
+            product = own @ products[:, other]
             if other != row and product < 0:
-                own -= product / gradients[other].square().sum() * gradients[other]
-    return projected
+                own[other] -= product / products[other, other]
+    return factors

@@ -109,7 +109,7 @@ class Term(nn.Module):
     Class attributes, plain values that are read before anything is imported:
     needs: what it cannot do without: "pretrained" (weights to start from), "whole" (all of the encoder is pretrained:
     no new blocks, adapters or parts), "unlabelled" (a second set of scans: `data.unlabelled` or `data.target`),
-    "targets" (two or more), "moving" (an encoder that trains), "fisher" (kept by the stage before), "tokens" (an encoder that can pass some
+    "target" (one or more), "targets" (two or more), "moving" (an encoder that trains), "fisher" (kept by the stage before), "tokens" (an encoder that can pass some
     patches alone), "source_head" (a head of classes or bins in the stage
     before), "column" (its argument `column` names a label column).
     sees_unlabelled: the pass of a step takes unlabelled images too, for `unlabelled_outputs` and `unlabelled_features`.

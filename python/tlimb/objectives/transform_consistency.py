@@ -29,6 +29,7 @@ class TransformConsistency(Term):
     targets, and for kl of a quantity that has no bins.
     """
 
+    needs = ("target",)
     default_weight = {"ramp": "sigmoid", "start": 0.0, "end": 10.0, "until": 0.3}
 
     def __init__(self, views: list[dict] | None = None, distance: Literal["mse", "kl"] = "mse"):

@@ -1,23 +1,28 @@
 """What the layers of an encoder make of images on their way."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from tlimb.errors import InputError, Problem
 from tlimb.architectures.freezing import unknown
 from tlimb.architectures.network import Network
+from tlimb.errors import InputError, Problem
+
+
+def first(output):
+    """A layer's output, or the first of several: of a recurrent layer its states."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 @contextmanager
-def watched(encoder: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str, Tensor]]]:
-    """Within it, (layer, what it made) of each pass of a layer, in their order; of a recurrent layer its states."""
+def watched(encoder: nn.Module, layers: Sequence[str], kept: Callable = first) -> Iterator[list[tuple[str, Tensor]]]:
+    """Within it, (layer, what is kept of what it made) of each pass of a layer, in their order."""
     made: list[tuple[str, Tensor]] = []
 
     def keep(name: str):
-        return lambda module, inputs, output: made.append((name, first(output)))
+        return lambda module, inputs, output: made.append((name, kept(output)))
 
     hooks = [encoder.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     try:
@@ -25,11 +30,6 @@ def watched(encoder: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[st
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def first(output):
-    """A layer's output, or the first of several."""
-    return output[0] if isinstance(output, tuple) else output
 
 
 def with_first(output, value):

@@ -11,7 +11,7 @@ from tlimb.architectures.network import Network, Passed
 from tlimb.errors import InputError, Problem
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
-METHODS = ("passed", "passed_features", "encode", "predict")
+METHODS = ("passed", "passed_features", "encode", "predict", "visible")
 LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 """A stage's `precision` -> what Lightning calls it."""
 

@@ -73,17 +73,21 @@ def _train(identity: str, run: StageRun, source: Source, kept: Kept, folder: Pat
     save_weights(folder / "encoder.safetensors", select(tensors, "encoder."))
     save_weights(folder / "heads.safetensors", select(tensors, "heads."))
     write_history(folder, progress)
-    held_out, bootstrap = run.rows[run.rows["role"] == "test"], Bootstrap()
     view, more = source.view(run.stage["data"], training.normalise), {}
     if training.targets:
         more = _kept_for_the_next(training, run, view, source.device, folder)
-        table = predict(training.network, training.targets, held_out, view, source.device)
-        found = scores(table, training.targets, "test", bootstrap)
-    else:
-        term = training.objective.on_images
-        found = scores_without_targets(training.network, term, held_out, view, source.device, bootstrap)
-    write_json(folder / "scores.json", {"id": identity} | found)
+    write_json(folder / "scores.json", {"id": identity} | _scores(training, run, view, source.device))
     return outcome(training, progress, source.device) | more | {"statistics": statistics(run, view)}
+
+
+def _scores(training: Training, run: StageRun, view: View, device: torch.device) -> dict:
+    """Of the stage's own held-out part."""
+    held_out, network, bootstrap = run.rows[run.rows["role"] == "test"], training.network, Bootstrap()
+    if training.targets:
+        table = predict(network, training.targets, held_out, view, device)
+        return scores(table, training.targets, "test", bootstrap)
+    term, columns = training.objective.on_images, training.columns
+    return scores_without_targets(network, term, held_out, view, device, bootstrap, columns)
 
 
 def _kept_for_the_next(training: Training, run: StageRun, view: View, device: torch.device, folder: Path) -> dict:

@@ -2,6 +2,7 @@
 
 import torch
 
+from tlimb.scenarios.apart import fit_apart
 from tlimb.scenarios.direct import measure
 from tlimb.scenarios.fitted import fit_at_once, is_fitted
 from tlimb.scenarios.progress import Progress
@@ -18,4 +19,6 @@ def train(training: Training, kept: Kept, device: torch.device) -> Progress:
         return measure(training, device)
     if is_fitted(training.network.encoder):
         return fit_at_once(training, device)
+    if training.stage["trainer"]["devices"] > 1:
+        return fit_apart(training, kept, device)
     return fit(training, kept, device)

@@ -18,7 +18,7 @@ def build_trainer(stage: dict, callbacks: list[lightning.Callback], epochs: int,
     epochs: how many were trained already; they count in `current_epoch` and in the stage's number of epochs.
     """
     settings, (_, size) = stage["trainer"], place()
-    several = Copies(start_method="spawn", timeout=timedelta(minutes=30)) if size > 1 else "auto"
+    several = Copies(timeout=timedelta(minutes=30)) if size > 1 else "auto"
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=size,

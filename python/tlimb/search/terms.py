@@ -35,7 +35,7 @@ def term_problems(stage: Stage, i: int, starts: bool, before: Stage | None) -> l
     problems = _primary_problems(stage, objective, where) + _mixing_problems(stage, objective, i)
     for j, term in enumerate(objective["auxiliary"]):
         place, name = f"{where}.auxiliary[{j}]", registry.class_name(term)
-        if says(term, "kinds") and not says(term, "needs") and not says(term, "sees_unlabelled"):
+        if _is_loss(term):
             message = f"{name} is the loss of a target"
             problems.append(Problem(place, message, "name it as objective.primary"))
     for path, term in terms_of(objective):
@@ -62,6 +62,11 @@ def scenario_problems(stage: Stage, i: int, last: bool) -> list[Problem]:
     return problems
 
 
+def _is_loss(term: dict) -> bool:
+    """Whether a class of tlimb is the loss of a target, and no term beside one."""
+    return bool(says(term, "kinds")) and not says(term, "needs") and not says(term, "sees_unlabelled")
+
+
 def device_problems(stage: Stage, i: int) -> list[Problem]:
     """What cannot be computed where each device holds a part of every parameter."""
     if stage.trainer.devices == 1 or stage.trainer.strategy != "fsdp":
@@ -83,7 +88,13 @@ def _primary_problems(stage: Stage, objective: dict, where: str) -> list[Problem
             if name not in stage.targets:
                 message = "no target of this stage is called so"
                 problems.append(Problem(f"{where}.primary.{name}", message, nearest(name, stage.targets)))
-    elif primary and stage.targets and says(primary, "on_images", False):
+        beside = [spec for spec in primary.values() if _is_beside(spec)]
+    else:
+        beside = [primary] if primary and stage.targets and _is_beside(primary) else []
+    for spec in beside:
+        message = f"{registry.class_name(spec)} stands beside the loss of a target"
+        problems.append(Problem(f"{where}.primary", message, "name it under objective.auxiliary"))
+    if primary and "class_path" in primary and stage.targets and says(primary, "on_images", False):
         names = ", ".join(stage.targets)
         message = f"{registry.class_name(primary)} learns from images alone; nothing would teach {names}"
         problems.append(Problem(f"{where}.primary", message, "name it under objective.auxiliary"))
@@ -95,6 +106,12 @@ def _primary_problems(stage: Stage, objective: dict, where: str) -> list[Problem
         message = f"compares gradients of the encoder, which never trains with strategy '{stage.strategy}'"
         problems.append(Problem(f"{where}.combine", message, "leave it out"))
     return problems
+
+
+def _is_beside(spec: dict) -> bool:
+    """Whether a class of tlimb can only be an auxiliary term."""
+    own = registry.locate("objective", spec["class_path"]).startswith("tlimb.")
+    return own and not _is_loss(spec) and not says(spec, "on_images", False)
 
 
 def _mixing_problems(stage: Stage, objective: dict, i: int) -> list[Problem]:
@@ -144,6 +161,11 @@ def _several(stage: Stage, starts: bool, before, term) -> tuple[str, str] | None
     return None if len(stage.targets) > 1 else ("needs two targets or more", "name them under `targets`")
 
 
+def _target(stage: Stage, starts: bool, before, term) -> tuple[str, str] | None:
+    message = "compares predictions of targets, and the stage has none"
+    return None if stage.targets else (message, "it stands beside the loss of a target")
+
+
 def _fisher(stage: Stage, starts: bool, before: Stage | None, term) -> tuple[str, str] | None:
     if not starts or (before is not None and before.fisher):
         return None
@@ -169,6 +191,7 @@ NEEDS = {
     "whole": _whole,
     "moving": _moving,
     "unlabelled": _unlabelled,
+    "target": _target,
     "targets": _several,
     "fisher": _fisher,
     "source_head": _source_head,

@@ -1,0 +1,109 @@
+"""A training in several processes of its own, from a process that may have others to do."""
+
+import os
+import tempfile
+from dataclasses import asdict
+from multiprocessing import set_forkserver_preload
+from pathlib import Path
+
+import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
+
+from tlimb.errors import InputError, Problem
+from tlimb.files import read_json, write_json
+from tlimb.scenarios.device import set_up_torch
+from tlimb.scenarios.processes import LEAST
+from tlimb.scenarios.progress import Progress, TrainingFailed
+from tlimb.scenarios.scenario import Training, fit
+from tlimb.state import Kept, read_state, write_state
+from tlimb.store import Store
+
+
+def fit_apart(training: Training, kept: Kept, device: torch.device) -> Progress:
+    """What `fit` does, in as many new processes as the stage's trainer has devices.
+
+    They are forks of a process that has imported what they need and done nothing, so that the next training of a pack
+    need not import it again. Each prepares the training anew and trains on its part of every batch; the first writes states, and its result is
+    the training's. Where one fails the others are ended, and it fails as it would have done here. Raises what `fit`
+    raises, and InputError for more devices than there are GPUs, or scans in a batch.
+    """
+    size = training.stage["trainer"]["devices"]
+    _check(training, size, device)
+    run, source = training.again
+    threads, port = max(torch.get_num_threads() // size, 1), find_free_network_port()
+    scans = source.store.folder, source.store.shards, source.scan_ids, source.trusted
+    with tempfile.TemporaryDirectory() as folder:
+        given = (size, port, threads, device.type, run, scans, kept, folder)
+        try:
+            set_forkserver_preload(["tlimb.scenarios.prepare"])
+            start_processes(_train, given, nprocs=size, start_method="forkserver", daemon=True)
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            raise _reason(Path(folder), error) from error
+        result = read_state(Path(folder) / "result.safetensors")
+    training.tuner.finish()
+    training.network.load_state_dict(result["network"])
+    training.objective.load_state_dict(result["objective"])
+    return Progress(**result["progress"])
+
+
+def _check(training: Training, size: int, device: torch.device) -> None:
+    """Enough GPUs, and enough scans for every process to have its part of each batch."""
+    settings, found = training.stage["trainer"], []
+    if settings["strategy"] == "fsdp":
+        found.append(("strategy", "'fsdp' is not there yet", "expected 'ddp', a whole copy of the network on each device"))
+    if device.type == "cuda" and torch.cuda.device_count() < size:
+        found.append(("devices", f"{size} are asked for, {torch.cuda.device_count()} GPUs answer", ""))
+    least = LEAST * size
+    if min(training.stage["batch_size"], len(training.order)) < least:
+        message = f"{size} processes need batches and a training part of at least {least} scans"
+        found.append(("devices", f"{message}, found {training.stage['batch_size']} and {len(training.order)}", ""))
+    if len(training.validation) < size:
+        found.append(("devices", f"expected at least {size} validation scans, found {len(training.validation)}", ""))
+    if found:
+        where = f"stages.{training.stage['name']}.trainer"
+        raise InputError([Problem(f"{where}.{key}", message, hint) for key, message, hint in found])
+
+
+def _train(rank: int, size: int, port: int, threads: int, kind: str, run, scans: tuple, kept: Kept, folder: str) -> None:
+    """One of the processes; the first leaves result.safetensors in `folder`, one that fails failure-<rank>.json."""
+    from tlimb.scenarios.prepare import Source, prepare
+
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(address | {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)})
+    set_up_torch(threads, training=True)
+    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    store, shards, scan_ids, trusted = scans
+    try:
+        training = prepare(run, Source(Store(store, shards), scan_ids, device, trusted))
+        progress = fit(training, kept, device)
+    except Exception as error:
+        write_json(Path(folder) / f"failure-{rank}.json", _told(error))
+        raise
+    if rank == 0:
+        parts = {"network": training.network.state_dict(), "objective": training.objective.state_dict()}
+        write_state(Path(folder) / "result.safetensors", parts | {"progress": asdict(progress)})
+
+
+def _told(error: Exception) -> dict:
+    """What is said of an error that is to be raised again by the process that waits."""
+    from tlimb.scenarios.results import reason_of
+
+    machine = isinstance(error, (OSError, MemoryError)) and not isinstance(error, InputError)
+    told = {"reason": reason_of(error), "machine": machine, "failure": None, "history": []}
+    if isinstance(error, TrainingFailed):
+        told |= {"failure": error.failure, "history": error.history}
+    return told
+
+
+def _reason(folder: Path, error: Exception) -> Exception:
+    """What the process that failed first said, or that it was ended without a word."""
+    files = sorted(folder.glob("failure-*.json"), key=lambda file: file.stat().st_mtime_ns)
+    if not files:
+        return TrainingFailed(f"a process of the training ended: {error}".splitlines()[0])
+    told = read_json(files[0])
+    if told["machine"]:
+        return OSError(told["reason"])
+    return TrainingFailed(told["reason"], told["failure"], told["history"])
