@@ -159,10 +159,10 @@ def test_ewc_is_its_formula_over_every_parameter_of_the_encoder():
     term = EWC()
     term.start(Beginning(network, pretrained=True, fisher=fisher))
     step = step_of(network, noise(2, 1, 8, 8))
-    assert float(term(step)) == 0
+    assert term(step).item() == 0
     now = arrays(moved(network).encoder)
     wanted = sum((of.double().numpy() * (now[name] - start[name]) ** 2).sum() for name, of in fisher.items()) / 2
-    assert float(term(step)) == pytest.approx(wanted, rel=1e-5)
+    assert term(step).item() == pytest.approx(wanted, rel=1e-5)
     term(step).backward()
     bias = fisher["second.1.bias"].double().numpy() * (now["second.1.bias"] - start["second.1.bias"])
     np.testing.assert_allclose(network.encoder.second[1].bias.grad.numpy(), bias, rtol=1e-4, atol=1e-6)
@@ -277,7 +277,7 @@ def test_delta_is_its_formula_on_the_pass_of_the_step():
         for of, old in zip(now, start)
     )
     head = (network.head("diagnosis").weight.detach().double().numpy() ** 2).sum()
-    assert float(value) == pytest.approx(0.4 * layers + 0.6 / 2 * head, rel=1e-5)
+    assert value.item() == pytest.approx(0.4 * layers + 0.6 / 2 * head, rel=1e-5)
     assert network.encoder.first[1].num_batches_tracked == tracked + 1
     assert not any(of._forward_hooks for of in [*network.modules(), *term.modules()])
     value.backward()
@@ -336,7 +336,7 @@ def test_attention_is_what_the_loss_rises_by_without_each_channel():
 
     known = ~label.isnan()
     features, truth = seen[known].double().numpy(), label[known].numpy().astype(int)
-    mean, sd = features.mean(0), features.std(0)
+    mean, sd = seen.double().numpy().mean(0), seen.double().numpy().std(0)
     peer = LogisticRegression(C=1.0, max_iter=1000, tol=1e-10).fit((features - mean) / sd, truth)
 
     def loss(values):
@@ -372,7 +372,7 @@ def test_feature_distillation_is_its_formula():
         start = deepcopy(network).eval().encode(images[:4]).double().numpy()
         now = deepcopy(moved(network)).train().encode(images[:4]).double().numpy()
     step = step_of(network.train(), images, labelled=4)
-    assert float(term(step)) == pytest.approx((((now - start) ** 2).sum(1) / 4).mean(), rel=1e-5)
+    assert term(step).item() == pytest.approx((((now - start) ** 2).sum(1) / 4).mean(), rel=1e-5)
 
 
 def test_learning_without_forgetting_compares_what_the_heads_before_say():
@@ -382,7 +382,7 @@ def test_learning_without_forgetting_compares_what_the_heads_before_say():
     term = FeatureDistillation(kind="outputs", temperature=3.0)
     term.start(Beginning(network, True, input_shape=(1, 8, 8), source_targets=sources, source_heads=heads))
     network.eval()
-    assert float(term(step_of(network, images))) == pytest.approx(0, abs=1e-6)
+    assert term(step_of(network, images)).item() == pytest.approx(0, abs=1e-6)
     start = network.encode(images).detach().double().numpy()
     now = moved(network).encode(images).detach().double().numpy()
     weights = {name: (head["weight"].double().numpy(), head["bias"].double().numpy()) for name, head in heads.items()}
@@ -393,7 +393,7 @@ def test_learning_without_forgetting_compares_what_the_heads_before_say():
     p, q = (expit(outputs["findings"] / 3) for outputs in (old, new))
     wanted += (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean(1).mean()
     value = term(step_of(network, images))
-    assert float(value) == pytest.approx(wanted, rel=1e-4)
+    assert value.item() == pytest.approx(wanted, rel=1e-4)
     value.backward()
     assert all(of.grad is not None for of in term.own_heads.parameters())
     assert all(not of.requires_grad for of in [*term.before.parameters(), *term.kept_heads.parameters()])
@@ -424,7 +424,7 @@ def test_bss_is_the_sum_of_the_smallest_squared_singular_values(k):
     with torch.no_grad():
         values = np.linalg.svd(network.encode(images).double().numpy(), compute_uv=False)
     step = step_of(network, images)
-    assert float(BSS(k)(step)) == pytest.approx((values[-k:] ** 2).sum(), rel=1e-4)
+    assert BSS(k)(step).item() == pytest.approx((values[-k:] ** 2).sum(), rel=1e-4)
     features = noise(5, 4).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda of: BSS(k)(SimpleNamespace(features=of)), features)
 
@@ -451,11 +451,11 @@ def test_co_tuning_is_its_formula_with_a_calibrated_relation():
     np.testing.assert_allclose(term.relation0_0.numpy(), relation, rtol=1e-5)
     logs, known = log_softmax(outputs, axis=1), ~np.isnan(truth)
     losses = -(relation[np.nan_to_num(truth).astype(int)] * logs).sum(1)
-    assert float(term(step_of(network, images, [label]))) == pytest.approx(losses[known].mean(), rel=1e-5)
+    assert term(step_of(network, images, [label])).item() == pytest.approx(losses[known].mean(), rel=1e-5)
     value = term(step_of(network, images, [label]))
     value.backward()
     assert term.own_heads[0][0].weight.grad.abs().max() > 0 and network.encoder.first[0].weight.grad.abs().max() > 0
-    assert float(term(step_of(network, images, [torch.full((9,), torch.nan)]))) == 0
+    assert term(step_of(network, images, [torch.full((9,), torch.nan)])).item() == 0
 
 
 def test_co_tuning_of_mixed_scans_weighs_both_labels():
@@ -470,7 +470,7 @@ def test_co_tuning_of_mixed_scans_weighs_both_labels():
     two = -(relation[np.nan_to_num(partner.numpy()).astype(int)] * logs).sum(1) * known
     weight = share.double().numpy()
     wanted = (weight * one + (1 - weight) * two).sum() / (weight + (1 - weight) * known).sum()
-    assert float(term(mixed)) == pytest.approx(wanted, rel=1e-5)
+    assert term(mixed).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_co_tuning_needs_classes_on_both_sides():

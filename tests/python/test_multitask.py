@@ -393,7 +393,7 @@ def test_the_validation_loss_is_the_plain_mean_where_weights_are_learned(network
     labels = labels_of()
     outputs = network(step_of(network, labels).images)
     plain = build_objective(said({}), TARGETS).primary(outputs, labels)
-    assert float(combined(name).primary(outputs, labels)) == float(plain)
+    assert combined(name).primary(outputs, labels).item() == plain.item()
 
 
 def test_real_stages_of_two_targets_learn_with_every_combination(tmp_path):

@@ -1,6 +1,9 @@
 """The sum that training minimises: its primary term, its weights and ramps, and terms that change nothing."""
 
+import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,7 @@ from training_jobs import objective as said
 
 from tlimb.architectures.build import build_network
 from tlimb.architectures.weights import read_weights
+from tlimb.config import Objective as Config
 from tlimb.config import Ramp
 from tlimb.data.augment.mixup import Mixed
 from tlimb.data.bins import Bins
@@ -317,7 +321,7 @@ def test_a_step_in_which_all_weights_are_0_costs_nothing_and_has_gradients_of_0(
     objective = build_objective(said({"primary_weight": later}), [AGE])
     total = sum(objective(step_of(network, torch.randn(2, 1, 16, 16), [torch.zeros(2)])).values())
     total.backward()
-    assert float(total) == 0 and not network.encoder.conv1.weight.grad.any()
+    assert total.item() == 0 and not network.encoder.conv1.weight.grad.any()
 
 
 class Says(torch.nn.Module):
@@ -418,3 +422,18 @@ def test_a_term_of_weight_0_leaves_model_and_history_as_they_are_without_it(tmp_
     late, plain = histories["late"], histories["none"]
     pd.testing.assert_frame_equal(late[plain.columns].iloc[:1], plain.iloc[:1], check_exact=True)
     assert late["train_l1weights"].isna().tolist() == [True, False]
+
+
+def examples() -> list[dict]:
+    """The objectives that docs/objectives.md shows, as a sweep reads them."""
+    page = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
+    blocks = [json.loads("{" + block + "}") for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    return [block["objective"] for block in blocks]
+
+
+@pytest.mark.parametrize("place", range(len(examples())))
+def test_the_examples_of_the_docs_are_objectives(place):
+    targets = [AGE, Target("diagnosis", "classification", ("control", "patient"), counts=(6, 3))]
+    spec = Config.model_validate(examples()[place]).model_dump()
+    two = spec["combine"] is not None or "diagnosis" in (spec["primary"] or {})
+    assert build_objective(spec, targets if two else targets[:1]).weights == [of["weight"] for of in spec["auxiliary"]]

@@ -33,6 +33,7 @@ SGD = {"class_path": "SGD", "init_args": {"lr": 0.01, "momentum": 0.9}}
 NOISE = [{"class_path": "RandomNoise", "init_args": {}}]
 COSINE = {"class_path": "CosineAnnealingLR", "init_args": {}}
 BALANCED = {"class_path": "BalancedSampler", "init_args": {"label": "diagnosis"}}
+EMA = Tuning(average={"kind": "ema", "decay": 0.5}).model_dump()
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +110,9 @@ def test_gradients_that_are_added_up_are_those_of_one_large_batch(world):
 
 
 def test_a_mean_of_weights_follows_steps_and_not_batches(world):
-    average = Tuning(average={"kind": "ema", "decay": 0.5}).model_dump()
-    small = trained(prepared(world, batch_size=2, trainer=trainer(accumulate=2), tuning=average))
-    large = trained(prepared(world, batch_size=4, tuning=average))
+
+    small = trained(prepared(world, batch_size=2, trainer=trainer(accumulate=2), tuning=EMA))
+    large = trained(prepared(world, batch_size=4, tuning=EMA))
     losses = [[row["validation_loss"] for row in rows] for rows, _ in (small, large)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -140,7 +141,7 @@ RESUMED = {
     "callback": {"callbacks": [{"class_path": "own_data.Counting", "init_args": {}}]},
     "all settings": {
         "trainer": trainer(precision="bf16", accumulate=2, keep="last"),
-        "tuning": Tuning(average={"kind": "ema", "decay": 0.5}).model_dump(),
+        "tuning": EMA,
     },
 }
 
@@ -157,8 +158,9 @@ def test_a_preempted_training_goes_on_to_the_same_numbers(world, tmp_path, chang
 
 def test_what_terms_learn_is_kept_as_of_the_best_epoch(world):
     for keep in ("best", "last"):
-        training = prepared(world, two=True, objective=term("Critic"), epochs=4, trainer=trainer(keep=keep), optimizer=SGD)
-        shorter = prepared(world, two=True, objective=term("Critic"), epochs=4, trainer=trainer(keep="last"))
+        common = {"two": True, "objective": term("Critic"), "epochs": 4}
+        training = prepared(world, **common, trainer=trainer(keep=keep))
+        shorter = prepared(world, **common, trainer=trainer(keep="last"))
         progress = fit(training, Kept(None, "trial", {}), CPU)
         epochs = progress.best_epoch if keep == "best" else 4
         fit(replace(shorter, stage=shorter.stage | {"epochs": epochs}), Kept(None, "trial", {}), CPU)
@@ -230,9 +232,10 @@ def test_epochs_of_a_callback_are_counted_from_the_first_task_on(world, tmp_path
 
 def test_a_scenario_of_a_lab_says_what_a_step_is_given_and_minimises(world):
     halves = {"class_path": "own_data.Halves", "init_args": {"share": 0.5}}
-    training = prepared(world, scenario=halves, optimizer=SGD | {"init_args": {"lr": 0.02}}, epochs=2)
+    fast, slow = (SGD | {"init_args": {"lr": lr}} for lr in (0.02, 0.01))
+    training = prepared(world, scenario=halves, optimizer=fast, epochs=2)
     assert steps_an_epoch(training) == 5
-    found, plain = trained(training), trained(prepared(world, batch_size=2, optimizer=SGD | {"init_args": {"lr": 0.01}}, epochs=2))
+    found, plain = trained(training), trained(prepared(world, batch_size=2, optimizer=slow, epochs=2))
     for name, weights in plain[1].items():
         np.testing.assert_allclose(np.frombuffer(found[1][name], "f4"), np.frombuffer(weights, "f4"), atol=1e-6)
 
@@ -274,7 +277,8 @@ def test_a_loss_that_is_not_finite_is_found_in_its_step_with_the_last_values_tha
     last = failure["last_finite"]
     assert (last["epoch"], last["step"], last["values"]["turning"]) == (3, 1, 0.5)
     assert math.isfinite(failure["values"]["primary"]) and len(raised.value.history) == 2
-    assert str(raised.value).startswith("diverged: turning is nan in step 2 of epoch 3; last finite in step 1 of epoch 3")
+    told = "diverged: turning is nan in step 2 of epoch 3; last finite in step 1 of epoch 3: primary"
+    assert str(raised.value).startswith(told)
 
 
 def test_a_diverged_trial_leaves_its_history_and_the_pack_goes_on(world, tmp_path):
@@ -320,9 +324,10 @@ def beside(world, **changes) -> tuple[list[dict], dict]:
     return progress.history, training.network.weights()
 
 
-def test_two_processes_train_on_the_gradients_of_one(world):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_on_the_gradients_of_one(world, strategy):
     settings = {"two": True, "batch_size": 6, "objective": term("Critic"), "gradient_clip": 0.5, "scheduler": COSINE}
-    together = beside(world, **settings)
+    together = beside(world, **settings, trainer={"strategy": strategy})
     training = prepared(world, **settings, trainer=trainer())
     alone = fit(training, Kept(None, "trial", {}), CPU).history
     assert [row["epoch"] for row in together[0]] == [1, 2, 3]
@@ -339,7 +344,7 @@ def test_a_process_that_fails_ends_the_training_with_its_reason(world):
     assert (raised.value.failure["epoch"], raised.value.failure["step"], len(raised.value.history)) == (2, 2, 1)
     for changes, message in (
         ({"batch_size": 3}, "2 processes need batches and a training part of at least 4 scans, found 3 and 10"),
-        ({"trainer": {"strategy": "fsdp"}}, "trainer.strategy: 'fsdp'"),
+        ({"trainer": {"strategy": "fsdp"}, "tuning": EMA}, "trainer.strategy: 'fsdp'"),
     ):
         with pytest.raises(InputError, match=message):
             beside(world, **changes)

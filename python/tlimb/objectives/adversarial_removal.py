@@ -16,15 +16,15 @@ from tlimb.objectives.term import Beginning, Step, Term
 class AdversarialRemoval(Term):
     r"""1/n sum_i l(A(R(f_i)), c_i).
 
-    f are the encoder's features, c the label column, A a network that predicts it, R the reversal of gradients, dR/df =
-    -lambda_p: A learns to tell c, and the encoder learns that it can't. l is the cross-entropy of classes, and the
+    f are the encoder's features, c the label column, A a network that predicts it, R the reversal of gradients, dR/df
+    = -lambda_p: A learns to tell c, and the encoder learns that it can't. l is the cross-entropy of classes, and the
     squared error of a standardised quantity. Ganin et al. (2016), "Domain-adversarial training of neural networks",
     JMLR 17, with the column in place of the domain; lambda_p as in `DANN`. Classes: Kim et al. (2019), "Learning not
     to learn", CVPR.
 
-    With `loss` "correlation" the value is 1 - r^2, r Pearson's correlation of A(R(f)) and a quantity c over the scans of
-    the batch, which an encoder cannot make worse for A by a mere shift or scale, as it can the squared error: Adeli et
-    al. (2021), "Representation learning with statistical independence to mitigate bias", WACV; Zhao, Adeli, Pohl
+    With `loss` "correlation" the value is 1 - r^2, r Pearson's correlation of A(R(f)) and a quantity c over the scans
+    of the batch, which an encoder cannot make worse for A by a mere shift or scale, as it can the squared error: Adeli
+    et al. (2021), "Representation learning with statistical independence to mitigate bias", WACV; Zhao, Adeli, Pohl
     (2020), "Training confounder-free deep learning models for medical applications", Nature Communications 11.
 
     The sum is over all scans of the batch, labelled or not, that have c. within: target -> class; only scans with this
@@ -48,7 +48,7 @@ class AdversarialRemoval(Term):
         schedule: bool = True,
     ):
         super().__init__()
-        require_at_least("AdversarialRemoval", width=(width, 1), depth=(depth, 0))
+        require_at_least(width=(width, 1), depth=(depth, 0))
         self.column, self.loss, self.within = column, loss, within
         self.width, self.depth, self.schedule = width, depth, schedule
 

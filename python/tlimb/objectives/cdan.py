@@ -23,15 +23,16 @@ class CDAN(Term):
     f are the encoder's features (of length F), g the probabilities of the K classes of a target, R the reversal of
     gradients, dR/df = -lambda_p, and D the probability that a discriminator gives to the target domain. The map T is
     the outer product f (x) g where F K <= 4096; where it is longer, 1 / sqrt(d) (P f) * (Q g), elementwise, with d =
-    1024 and P, Q random matrices of independent standard normal numbers, drawn once. With `entropy` w(g) = 1 + exp(-H(g)),
-    H(g) = -sum_k g_k log g_k, so that scans that are easy to classify count up to twice (CDAN+E), else 1. Long, Cao, Wang,
-    Jordan (2018), "Conditional adversarial domain adaptation", NeurIPS; lambda_p as in `DANN`.
+    1024 and P, Q random matrices of independent standard normal numbers, drawn once. With `entropy`
+    w(g) = 1 + exp(-H(g)), H(g) = -sum_k g_k log g_k, so that scans that are easy to classify count up to twice
+    (CDAN+E), else 1. Long, Cao, Wang, Jordan (2018), "Conditional adversarial domain adaptation", NeurIPS; lambda_p as
+    in `DANN`.
 
     As in the authors' code there is no gradient through g in T; here there is none through w either.
 
     Of several targets with classes it is the mean, each with a discriminator of its own. width, depth: of their hidden
-    layers. schedule: False leaves lambda at 1. A batch of one domain alone is worth 0. Raises InputError for sizes out of
-    range and, in `start`, where no target is of the kind classification: a quantity has no probabilities.
+    layers. schedule: False leaves lambda at 1. A batch of one domain alone is worth 0. Raises InputError for sizes out
+    of range and, in `start`, where no target is of the kind classification: a quantity has no probabilities.
     """
 
     needs = ("unlabelled", "moving")
@@ -41,7 +42,7 @@ class CDAN(Term):
 
     def __init__(self, entropy: bool = True, width: int = 1024, depth: int = 2, schedule: bool = True):
         super().__init__()
-        require_at_least("CDAN", width=(width, 1), depth=(depth, 0))
+        require_at_least(width=(width, 1), depth=(depth, 0))
         self.entropy, self.width, self.depth, self.schedule = entropy, width, depth, schedule
 
     def start(self, beginning: Beginning) -> None:

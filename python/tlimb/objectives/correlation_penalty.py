@@ -24,11 +24,11 @@ class CorrelationPenalty(Term):
     r_j^2 = sum_k n_k (mean_k z_j - mean z_j)^2 / sum_i (z_ij - mean z_j)^2.
 
     z (n, m) are the predictions, or the features, of the scans of the batch that have the column c. r^2 is the squared
-    correlation of Pearson, of classes the correlation ratio; both are the share of z_j's variance that a linear model of
-    c explains. Independent z and c have a mean of (k - 1) / (n - 1), k = 2 for a quantity, so small batches say little.
-    Adeli et al. (2021), "Representation learning with statistical independence to mitigate bias", WACV, whose
-    adversary's output stands in place of z; Zhao, Adeli, Pohl (2020), "Training confounder-free deep learning models for
-    medical applications", Nature Communications 11.
+    correlation of Pearson, of classes the correlation ratio; both are the share of z_j's variance that a linear model
+    of c explains. Independent z and c have a mean of (k - 1) / (n - 1), k = 2 for a quantity, so small batches say
+    little. Adeli et al. (2021), "Representation learning with statistical independence to mitigate bias", WACV, whose
+    adversary's output stands in place of z; Zhao, Adeli, Pohl (2020), "Training confounder-free deep learning models
+    for medical applications", Nature Communications 11.
 
     distance: R*(z, c) = <A, B> / sqrt(<A, A> <B, B>), the bias-corrected squared distance correlation. A holds the
     distances a_ij = ||z_i - z_j||, U-centred, A_ij = a_ij - a_i./(n - 2) - a_.j/(n - 2) + a_../((n - 1)(n - 2)) for
@@ -85,7 +85,8 @@ class CorrelationPenalty(Term):
 def predicted(target: Target, outputs: Tensor) -> Tensor:
     """A head's raw outputs (B, outputs) as what they predict, (B, m): quantities, risks, probabilities."""
     if target.bins:
-        return outputs.softmax(1) @ torch.tensor(target.bins.centres, dtype=outputs.dtype, device=outputs.device)[:, None]
+        centres = torch.tensor(target.bins.centres, dtype=outputs.dtype, device=outputs.device)
+        return outputs.softmax(1) @ centres[:, None]
     if target.kind == "classification":
         return outputs.softmax(1)
     return outputs.sigmoid() if target.kind in ("ordinal", "multilabel") else outputs
@@ -107,8 +108,8 @@ def squared_correlations(z: Tensor, c: Tensor, classes: int = 0) -> Tensor:
 
 
 def distance_correlation(z: Tensor, c: Tensor, classes: int = 0) -> Tensor:
-    """R* of z (n, m) and c (n,), a quantity or the number of one of `classes` classes: a scalar from -1 to 1, n above 3;
-    0 where either does not vary."""
+    """R* of z (n, m) and c (n,), a quantity or the number of one of `classes` classes: a scalar from -1 to 1, n above
+    3; 0 where either does not vary."""
     apart = (c[:, None] != c[None]).to(z.dtype) if classes else (c[:, None] - c[None]).abs()
     a, b = _centred(distances(z)), _centred(apart)
     scale = a.square().sum() * b.square().sum()

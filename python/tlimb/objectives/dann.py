@@ -12,8 +12,8 @@ class DANN(Term):
 
     f are the encoder's features, D the probability that a discriminator gives to the target domain, R the reversal of
     gradients: dR/df = -lambda_p. So the discriminator learns to tell the domains, and the encoder learns that it can't.
-    lambda_p = 2 / (1 + exp(-10 p)) - 1, p the progress of training from 0 to 1. Ganin et al. (2016), "Domain-adversarial
-    training of neural networks", JMLR 17.
+    lambda_p = 2 / (1 + exp(-10 p)) - 1, p the progress of training from 0 to 1. Ganin et al. (2016),
+    "Domain-adversarial training of neural networks", JMLR 17.
 
     The weight in the sum is that of the whole term, of the discriminator's learning as of the reversed gradient.
 
@@ -27,7 +27,7 @@ class DANN(Term):
 
     def __init__(self, width: int = 1024, depth: int = 2, schedule: bool = True):
         super().__init__()
-        require_at_least("DANN", width=(width, 1), depth=(depth, 0))
+        require_at_least(width=(width, 1), depth=(depth, 0))
         self.width, self.depth, self.schedule = width, depth, schedule
 
     def start(self, beginning: Beginning) -> None:

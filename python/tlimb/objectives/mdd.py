@@ -13,19 +13,19 @@ class MDD(Term):
     r"""gamma 1/n_s sum_source -log p'_h(i)(R(f_i)) + 1/n_t sum_target -log(1 - p'_h(j)(R(f_j))).
 
     f are the encoder's features, h(i) the class that the target's head gives scan i (without gradient), p' the
-    probabilities of a second, auxiliary classifier and R the reversal of gradients, dR/df = -strength lambda_p. The sum is
-    minus the margin disparity discrepancy of the two domains, which the auxiliary classifier makes large: it agrees
-    with the head in the source and differs from it in the target. The encoder makes it small. gamma = exp(rho), rho the
-    margin. Zhang, Liu, Long, Jordan (2019), "Bridging theory and algorithm for domain adaptation", ICML; lambda_p as
-    in `DANN`, in place of their code's schedule of 1000 steps.
+    probabilities of a second, auxiliary classifier and R the reversal of gradients, dR/df = -strength lambda_p. The
+    sum is minus the margin disparity discrepancy of the two domains, which the auxiliary classifier makes large: it
+    agrees with the head in the source and differs from it in the target. The encoder makes it small. gamma = exp(rho),
+    rho the margin. Zhang, Liu, Long, Jordan (2019), "Bridging theory and algorithm for domain adaptation", ICML;
+    lambda_p as in `DANN`, in place of their code's schedule of 1000 steps.
 
-    The theory wants p' of the same form as the head; theirs both have one hidden layer of 1024, which is the default here:
-    "heads": {"<target>": {"class_path": "MLPHead", "init_args": {"hidden": 1024}}} gives the head the same. Of several
-    targets with classes it is the mean, each with an auxiliary classifier of its own.
+    The theory wants p' of the same form as the head; theirs both have one hidden layer of 1024, which is the default
+    here: "heads": {"<target>": {"class_path": "MLPHead", "init_args": {"hidden": 1024}}} gives the head the same. Of
+    several targets with classes it is the mean, each with an auxiliary classifier of its own.
 
-    gamma: above 0; theirs is 4, or 2. strength: of the reversed gradient, at least 0. schedule: False leaves lambda at 1.
-    A batch of one domain alone is worth 0. Raises InputError for numbers out of range and, in `start`, where no target
-    is of the kind classification.
+    gamma: above 0; theirs is 4, or 2. strength: of the reversed gradient, at least 0. schedule: False leaves lambda at
+    1. A batch of one domain alone is worth 0. Raises InputError for numbers out of range and, in `start`, where no
+    target is of the kind classification.
     """
 
     needs = ("unlabelled", "moving")
@@ -37,7 +37,7 @@ class MDD(Term):
         self, gamma: float = 4.0, strength: float = 0.1, width: int = 1024, depth: int = 1, schedule: bool = True
     ):
         super().__init__()
-        require_at_least("MDD", gamma=(gamma, 1e-6), strength=(strength, 0), width=(width, 1), depth=(depth, 0))
+        require_at_least(gamma=(gamma, 1e-6), strength=(strength, 0), width=(width, 1), depth=(depth, 0))
         self.gamma, self.strength = gamma, strength
         self.width, self.depth, self.schedule = width, depth, schedule
 

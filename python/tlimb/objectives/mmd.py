@@ -13,14 +13,14 @@ class MMD(Term):
     r"""1/(n_s (n_s - 1)) sum_{i != i'} k(s_i, s_i') + 1/(n_t (n_t - 1)) sum_{j != j'} k(t_j, t_j')
     - 2/(n_s n_t) sum_{i, j} k(s_i, t_j).
 
-    s and t are the encoder's features of the source and the target, k(x, y) = 1/m sum_u exp(-||x - y||^2 / (b_u b)),
-    b the mean of ||x - y||^2 over all pairs of different scans of the batch, without gradient, and b_u = 2^(u - (m+1)/2)
+    s and t are the encoder's features of the source and the target, k(x, y) = 1/m sum_u exp(-||x - y||^2 / (b_u b)), b
+    the mean of ||x - y||^2 over all pairs of different scans of the batch, without gradient, and b_u = 2^(u - (m+1)/2)
     for u from 1 to m: 1/4, 1/2, 1, 2, 4 with five kernels. This is the unbiased estimator of the squared distance of
     the two distributions: 0 on average where they are equal, and then negative as often as not.
 
     Gretton et al. (2012), "A kernel two-sample test", JMLR 13, equation 3; Long et al. (2015), "Learning transferable
-    features with deep adaptation networks" (DAN), ICML. DAN learns what each kernel weighs, sums over several layers and
-    estimates in linear time; here kernels weigh the same, as in the authors' later code, on the features alone.
+    features with deep adaptation networks" (DAN), ICML. DAN learns what each kernel weighs, sums over several layers
+    and estimates in linear time; here kernels weigh the same, as in the authors' later code, on the features alone.
 
     kernels: m, at least 1. A batch with fewer than two scans of a domain is worth 0. Raises InputError for m below 1.
     """
@@ -31,7 +31,7 @@ class MMD(Term):
 
     def __init__(self, kernels: int = 5):
         super().__init__()
-        require_at_least("MMD", kernels=(kernels, 1))
+        require_at_least(kernels=(kernels, 1))
         self.kernels = kernels
 
     def forward(self, step: Step) -> Tensor:

@@ -35,7 +35,7 @@ class PCGrad(nn.Module):
         if len(losses) < 2 or not shared or not step.training:
             return mean
         gradients = task_gradients(list(losses.values()), shared)
-        shares = without_conflicts(inner_products(gradients)).mean(0) - 1 / len(losses)
+        shares = (without_conflicts(inner_products(gradients)) - torch.eye(len(losses))).mean(0)
         if not shares.any():
             return mean
         changes = [sum(share * one for share, one in zip(shares.tolist(), each)) for each in zip(*gradients)]

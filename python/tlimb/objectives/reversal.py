@@ -53,13 +53,13 @@ class Adversary(nn.Sequential):
         return super().forward(features.float()).float()
 
 
-def require_at_least(term: str, **arguments: tuple[float, float]) -> None:
+def require_at_least(**arguments: tuple[float, float]) -> None:
     """That numbers are finite and not below their least values. arguments: name -> (value, least one).
 
     Raises InputError that names all others.
     """
     problems = [
-        Problem(f"objective.auxiliary: {term}", f"{name}: expected at least {least}, found {value}")
+        Problem(name, f"expected at least {least}, found {value}")
         for name, (value, least) in arguments.items()
         if not (math.isfinite(value) and value >= least)
     ]

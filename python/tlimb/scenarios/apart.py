@@ -10,12 +10,13 @@ import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
+from tlimb.config import Tuning
 from tlimb.errors import InputError, Problem
 from tlimb.files import read_json, write_json
 from tlimb.scenarios.device import set_up_torch
 from tlimb.scenarios.processes import LEAST
 from tlimb.scenarios.progress import Progress, TrainingFailed
-from tlimb.scenarios.scenario import Training, fit
+from tlimb.scenarios.scenario import Training, trained
 from tlimb.state import Kept, read_state, write_state
 from tlimb.store import Store
 
@@ -24,9 +25,10 @@ def fit_apart(training: Training, kept: Kept, device: torch.device) -> Progress:
     """What `fit` does, in as many new processes as the stage's trainer has devices.
 
     They are forks of a process that has imported what they need and done nothing, so that the next training of a pack
-    need not import it again. Each prepares the training anew and trains on its part of every batch; the first writes states, and its result is
-    the training's. Where one fails the others are ended, and it fails as it would have done here. Raises what `fit`
-    raises, and InputError for more devices than there are GPUs, or scans in a batch.
+    need not import it again. Each prepares the training anew and trains on its part of every batch; the first writes
+    states, and its result is the training's. Where one fails the others are ended. Raises TrainingFailed with what that
+    one said, OSError where that was the machine's fault, and InputError for more devices than there are GPUs, for too
+    few scans in a batch, and for what an encoder that is divided cannot do.
     """
     size = training.stage["trainer"]["devices"]
     _check(training, size, device)
@@ -41,31 +43,33 @@ def fit_apart(training: Training, kept: Kept, device: torch.device) -> Progress:
         except (ProcessRaisedException, ProcessExitedException) as error:
             raise _reason(Path(folder), error) from error
         result = read_state(Path(folder) / "result.safetensors")
-    training.tuner.finish()
     training.network.load_state_dict(result["network"])
     training.objective.load_state_dict(result["objective"])
+    training.tuner.finish()
     return Progress(**result["progress"])
 
 
 def _check(training: Training, size: int, device: torch.device) -> None:
     """Enough GPUs, and enough scans for every process to have its part of each batch."""
-    settings, found = training.stage["trainer"], []
-    if settings["strategy"] == "fsdp":
-        found.append(("strategy", "'fsdp' is not there yet", "expected 'ddp', a whole copy of the network on each device"))
+    stage, found = training.stage, []
+    if stage["trainer"]["strategy"] == "fsdp":
+        if stage["strategy"] not in ("scratch", "full") or stage["tuning"] != Tuning().model_dump():
+            message = "'fsdp' divides an encoder all of which trains at one rate, without an average"
+            found.append(("strategy", message, "leave `tuning` out, with strategy 'scratch' or 'full', or use 'ddp'"))
     if device.type == "cuda" and torch.cuda.device_count() < size:
         found.append(("devices", f"{size} are asked for, {torch.cuda.device_count()} GPUs answer", ""))
     least = LEAST * size
-    if min(training.stage["batch_size"], len(training.order)) < least:
+    if min(stage["batch_size"], len(training.order)) < least:
         message = f"{size} processes need batches and a training part of at least {least} scans"
-        found.append(("devices", f"{message}, found {training.stage['batch_size']} and {len(training.order)}", ""))
+        found.append(("devices", f"{message}, found {stage['batch_size']} and {len(training.order)}", ""))
     if len(training.validation) < size:
         found.append(("devices", f"expected at least {size} validation scans, found {len(training.validation)}", ""))
     if found:
-        where = f"stages.{training.stage['name']}.trainer"
+        where = f"stages.{stage['name']}.trainer"
         raise InputError([Problem(f"{where}.{key}", message, hint) for key, message, hint in found])
 
 
-def _train(rank: int, size: int, port: int, threads: int, kind: str, run, scans: tuple, kept: Kept, folder: str) -> None:
+def _train(rank: int, size: int, port: int, threads: int, kind: str, run, scans: tuple, kept: Kept, folder: str):
     """One of the processes; the first leaves result.safetensors in `folder`, one that fails failure-<rank>.json."""
     from tlimb.scenarios.prepare import Source, prepare
 
@@ -78,13 +82,12 @@ def _train(rank: int, size: int, port: int, threads: int, kind: str, run, scans:
     store, shards, scan_ids, trusted = scans
     try:
         training = prepare(run, Source(Store(store, shards), scan_ids, device, trusted))
-        progress = fit(training, kept, device)
+        best, progress = trained(training, kept, device)
     except Exception as error:
         write_json(Path(folder) / f"failure-{rank}.json", _told(error))
         raise
     if rank == 0:
-        parts = {"network": training.network.state_dict(), "objective": training.objective.state_dict()}
-        write_state(Path(folder) / "result.safetensors", parts | {"progress": asdict(progress)})
+        write_state(Path(folder) / "result.safetensors", best | {"progress": asdict(progress)})
 
 
 def _told(error: Exception) -> dict:

@@ -21,7 +21,7 @@ class Sums:
         self._scans = 0
 
     def add(self, terms: dict[str, Tensor], scans: int, losses: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """A step's terms, which count as its scans do, and the mean loss of each target with how many scans it is of."""
+        """A step's terms, which count as its scans do, and each target's mean loss with the number of scans it is of."""
         self._scans += scans
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + value.detach() * scans
@@ -29,8 +29,8 @@ class Sums:
             self._losses[name] = self._losses.get(name, 0.0) + torch.stack([loss * known, known.to(loss)])
 
     def means(self) -> dict[str, float]:
-        """Term -> its mean over the scans of the epoch, 0 in steps without it; then <target>_loss -> its mean over those
-        that have the label."""
+        """Term -> its mean over the scans of the epoch, 0 in steps without it; then <target>_loss -> its mean over
+        those that have the label."""
         terms, losses, scans = zip(*gathered((self._terms, self._losses, self._scans)))
         means = {name: sum(float(of[name]) for of in terms if name in of) / sum(scans) for name in _names(terms)}
         for name in _names(losses):

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import BatchSampler, DataLoader
 
 LEAST = 2
@@ -26,6 +27,7 @@ class Copies(DDPStrategy):
     """
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
+        share_start(model)
         return model
 
     def _register_ddp_hooks(self) -> None:
@@ -77,14 +79,14 @@ def gathered(value) -> list:
 
 @torch.no_grad()
 def add_gradients(parameters: Sequence[nn.Parameter], count: float) -> float:
-    """Sum gradients over processes, in place, and return the sum of `count`.
+    """Sum gradients of whole parameters over processes, in place, and return the sum of `count`.
 
     A parameter that has a gradient in some process has one in all afterwards, the others counting as 0.
     """
     if not dist.is_initialized():
         return count
-    learned = [of for of in parameters if of.requires_grad]
-    device = learned[0].device
+    device = parameters[0].device
+    learned = [of for of in parameters if of.requires_grad and not isinstance(of, DTensor)]
     flat = [(torch.zeros_like(of) if of.grad is None else of.grad).flatten().float() for of in learned]
     known = torch.tensor([*(float(of.grad is not None) for of in learned), count], device=device)
     together = torch.cat([*flat, known])

@@ -12,7 +12,7 @@ from itertools import chain
 
 import lightning.pytorch as lightning
 import torch
-from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning.fabric.utilities.apply_func import apply_to_collection, move_data_to_device
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -38,11 +38,11 @@ from tlimb.scenarios.processes import (
     average_buffers,
     gathered,
     place,
-    share_start,
     with_sampler,
 )
 from tlimb.scenarios.progress import Monitor, Progress, TrainingFailed, monitor_of
 from tlimb.scenarios.schedules import build_optimizer, build_scheduler
+from tlimb.scenarios.shards import clip, divided, groups_apart, like, whole
 from tlimb.scenarios.trainer import Saving, build_callbacks, build_trainer
 from tlimb.scenarios.tuning import Tuner
 from tlimb.scenarios.watch import Watch, diverged
@@ -103,6 +103,15 @@ def fit(training: Training, kept: Kept, device: torch.device) -> Progress:
     Goes on from the state that `kept` holds, if any, to the same numbers. Raises TrainingFailed where a loss is not
     finite any more, InputError for a scenario or settings that cannot be.
     """
+    best, progress = trained(training, kept, device)
+    training.network.cpu().load_state_dict(best["network"])
+    training.objective.cpu().load_state_dict(best["objective"])
+    training.tuner.finish()
+    return progress
+
+
+def trained(training: Training, kept: Kept, device: torch.device) -> tuple[dict, Progress]:
+    """What `fit` loads, {"network": tensors by their names, "objective": the same}, and how training went."""
     check_precision(training.stage, device)
     scenario = scenario_class(training)(training, kept)
     scenario.begin()
@@ -117,10 +126,7 @@ def fit(training: Training, kept: Kept, device: torch.device) -> Progress:
         raise
     if scenario.best is None:
         raise TrainingFailed(f"{training.stage['monitor']} could not be computed on the validation part in any epoch")
-    training.network.cpu().load_state_dict(scenario.best["network"])
-    training.objective.cpu().load_state_dict(scenario.best["objective"])
-    training.tuner.finish()
-    return scenario.progress
+    return scenario.best, scenario.progress
 
 
 def _run(scenario: "Scenario", device: torch.device) -> None:
@@ -205,7 +211,7 @@ class Scenario(lightning.LightningModule):
         trusted, spec = self.plan.trusted, self.stage["optimizer"]
         own = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         groups = self.plan.tuner.groups() + ([{"params": own, "scale": 1.0}] if own else [])
-        self.optimizer = build_optimizer(spec, groups, trusted)
+        self.optimizer = build_optimizer(spec, groups_apart(groups), trusted)
         self.scheduler = None
         if self.stage["scheduler"] is not None:
             self.scheduler = build_scheduler(self.stage["scheduler"], self.optimizer, self.stage["epochs"], trusted)
@@ -218,9 +224,12 @@ class Scenario(lightning.LightningModule):
             self.trainer.precision_plugin.load_state_dict(self.resumed["precision"])
         return self.optimizer
 
-    def on_fit_start(self) -> None:
-        """Every process starts from the same numbers."""
-        share_start(self)
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """The norm of all gradients together is at most the stage's `gradient_clip`."""
+        if gradient_clip_val and any(map(divided, self._learned())):
+            clip(self._learned(), gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def step(self, batch, training: bool) -> Step:
         """A batch, on the device and augmented, as the terms see it."""
@@ -295,11 +304,13 @@ class Scenario(lightning.LightningModule):
             return
         self.counted += self.labelled
         if self._ends_a_step():
-            learned = [of for group in self.optimizer.param_groups for of in group["params"]]
+            learned = self._learned()
             count, self.counted = add_gradients(learned, self.counted), 0
             share = self.accumulate * self.stage["batch_size"] / count
-            if share != 1:
-                torch._foreach_mul_([of.grad for of in learned if of.grad is not None], share)
+            for summed, factor in ((True, share), (False, share * self.size)):
+                gradients = [of.grad for of in learned if of.grad is not None and divided(of) is not summed]
+                if gradients and factor != 1:
+                    torch._foreach_mul_(gradients, factor)
 
     def on_train_batch_end(self, outputs, batch, index: int) -> None:
         """Let terms and a running mean of the weights follow each step of the optimiser."""
@@ -364,7 +375,7 @@ class Scenario(lightning.LightningModule):
 
     def state(self) -> dict:
         """All from which training goes on to the same numbers, as it is between two epochs."""
-        return {
+        state = {
             "network": self.network.state_dict(),
             "objective": self.objective.state_dict(),
             "best": self.best,
@@ -375,6 +386,7 @@ class Scenario(lightning.LightningModule):
             "callbacks": [callback.state_dict() for callback in self.callbacks],
             "precision": self.trainer.precision_plugin.state_dict(),
         }
+        return apply_to_collection(state, Tensor, whole)
 
     def _row(self) -> dict:
         losses = self.sums.means()
@@ -416,6 +428,10 @@ class Scenario(lightning.LightningModule):
         elif self.scheduler is not None:
             self.scheduler.step()
 
+    def _learned(self) -> list[torch.nn.Parameter]:
+        """Everything that the optimiser steps."""
+        return [of for group in self.optimizer.param_groups for of in group["params"]]
+
     def _ends_a_step(self) -> bool:
         """Whether the optimiser steps after this batch."""
         return self.batch % self.accumulate == 0 or self.batch == self.number
@@ -446,7 +462,7 @@ def split_labels(labels, plan: Training, size: int, labelled: int | None) -> tup
 
 
 def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    return {name: whole(tensor.detach()).cpu().clone() for name, tensor in state.items()}
 
 
 def _restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
@@ -455,4 +471,4 @@ def _restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
+                entries[name] = like(value, parameter)

@@ -16,8 +16,9 @@ class Simultaneous(Scenario):
     """Each step sees `batch_size` labelled scans and `unlabelled_batch` (as many, where null) unlabelled ones.
 
     epoch: what an epoch shows: the "labelled" scans, once each or as the stage's sampler draws them, the "unlabelled"
-    ones once each, or whichever needs more batches ("longest"). The other set goes round, as `tlimb.data.together.Pairs`
-    says. Raises InputError where the stage has one set of scans, or a batch has none of the unlabelled.
+    ones once each, or whichever needs more batches ("longest"). The other set goes round, as
+    `tlimb.data.together.Pairs` says. Raises InputError where the stage has one set of scans, or a process would have
+    no unlabelled ones.
     """
 
     def __init__(

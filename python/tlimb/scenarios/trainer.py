@@ -9,7 +9,8 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from tlimb import registry
 from tlimb.errors import InputError, Problem
 from tlimb.scenarios.precision import LIGHTNING
-from tlimb.scenarios.processes import Copies, place
+from tlimb.scenarios.processes import Copies, gathered, place
+from tlimb.scenarios.shards import Shards
 
 
 def build_trainer(stage: dict, callbacks: list[lightning.Callback], epochs: int, device: torch.device):
@@ -18,11 +19,11 @@ def build_trainer(stage: dict, callbacks: list[lightning.Callback], epochs: int,
     epochs: how many were trained already; they count in `current_epoch` and in the stage's number of epochs.
     """
     settings, (_, size) = stage["trainer"], place()
-    several = Copies(timeout=timedelta(minutes=30)) if size > 1 else "auto"
+    several = (Shards if settings["strategy"] == "fsdp" else Copies)(timeout=timedelta(minutes=30))
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=size,
-        strategy=several,
+        strategy=several if size > 1 else "auto",
         precision=LIGHTNING[settings["precision"]],
         accumulate_grad_batches=settings["accumulate"],
         max_epochs=stage["epochs"],
@@ -64,6 +65,8 @@ class Saving(lightning.Callback):
 
     def on_train_epoch_start(self, trainer, scenario) -> None:
         """Write the state, where one is due; what this process began from need not be written again."""
-        if not self._first and scenario.kept is not None and trainer.is_global_zero and scenario.kept.due():
-            scenario.kept.save(scenario.state())
+        if not self._first and scenario.kept is not None and gathered(scenario.kept.due())[0]:
+            state = scenario.state()
+            if trainer.is_global_zero:
+                scenario.kept.save(state)
         self._first = False
