@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tlimb.demo.cohorts import demo_cohort
+
 ROOT = Path(__file__).parents[2]
 SMALL = json.loads((ROOT / "assets" / "sweeps" / "test.json").read_text())
 SLICES = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial"}}
@@ -43,10 +45,11 @@ def stages() -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def methods(nextflow, demo_cohort, tmp_path_factory):
+def methods(nextflow, tmp_path_factory):
     """One run: each term of the last stage alone on one chain, then every way to begin the chain."""
     folder = tmp_path_factory.mktemp("methods")
-    sweep = SMALL | {"input": str(demo_cohort / "cohorts.csv"), "outdir": "results", "stages": stages()}
+    demo_cohort(folder / "demo", 72, 0, 2)
+    sweep = SMALL | {"input": "demo/cohorts.csv", "outdir": "results", "stages": stages()}
     sweep["architecture"] = {"class_path": "ResNet", "init_args": {"depth": 10, "dims": 2, "width": 0.0625}}
     sweep["split"] = {"validation": 0.25, "test": 0.25, "seed": 1}
     objectives = [[], *([one] for terms in LAST.values() for one in terms)]

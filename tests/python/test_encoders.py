@@ -1,5 +1,7 @@
 """Encoders of series, slices and volumes against their papers, their peers and published code."""
 
+import subprocess
+import sys
 import os
 import shutil
 
@@ -381,3 +383,14 @@ def test_swin_refuses_arguments_that_do_not_fit():
     with pytest.raises(InputError) as raised:
         Swin(dims=2, window_size=[7, 7, 7], depths=[2, 2], heads=[5, 6, 12, 24])
     assert len(raised.value.problems) == 3
+
+
+def test_a_network_of_few_channels_trains_on_slices_without_harm():
+    """A strided 1x1 convolution of few channels in channels-last order corrupts memory, which only a process shows."""
+    code = (
+        "import torch; from tlimb.architectures.build import build_network\n"
+        "spec = {'class_path': 'ResNet', 'init_args': {'depth': 10, 'dims': 2, 'width': 0.0625}}\n"
+        "network = build_network(spec, (1, 40, 48), {'y': 2}, 0)\n"
+        "for _ in range(8): network(torch.randn(16, 1, 40, 48))['y'].square().mean().backward()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0

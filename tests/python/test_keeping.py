@@ -1,4 +1,4 @@
-"""Keeping what was learned: each term is its formula, copies stay as they were, batch norms choose and end as before."""
+"""Keeping what was learned: each term is its formula, and copies stay as they were."""
 
 from copy import deepcopy
 from types import SimpleNamespace
@@ -7,17 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from contracts import check_json
 from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
+from small_networks import AGE, BINNED, DIAGNOSIS, FINDINGS, Flat, Small, arrays, moved, network_of, noise, step_of
 from torch import nn
-from contracts import check_json
 from training_jobs import LABELS, RESNET, make_people, make_store, pretrain_job, roles, stage
 
 from tlimb.architectures.network import Network
-from tlimb.architectures.stochnorm import StochNorm, make_ordinary, make_stochastic, stochastic_places
 from tlimb.config import Tuning
 from tlimb.data.augment.mixup import Mixed
-from tlimb.data.bins import Bins
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
 from tlimb.files import read_json
@@ -31,89 +30,16 @@ from tlimb.objectives.frozen import FrozenEncoder
 from tlimb.objectives.l2sp import L2SP
 from tlimb.objectives.term import Beginning, Step
 from tlimb.objectives.watching import chosen_layers
-from tlimb.scenarios.calibration import temperature
 from tlimb.scenarios.device import set_up_torch
-from tlimb.scenarios.fisher import drawn_log_likelihood, fisher_diagonal
 from tlimb.scenarios.job import read_pretrained
 from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.pretrain import pretrain
 from tlimb.scenarios.results import Settings
 from tlimb.scenarios.scenario import fit, scenario_class
-from tlimb.scenarios.tuning import Tuner
-from tlimb.search.tuning_problems import tuning_problems
 from tlimb.state import Kept
 from tlimb.store import Store
 
 CPU = torch.device("cpu")
-DIAGNOSIS = Target("diagnosis", "classification", ("a", "b", "c"))
-GRADE = Target("grade", "ordinal", ("none", "mild", "severe"))
-FINDINGS = Target("findings", "multilabel", ("atrophy", "lesion"))
-AGE = Target("age", "regression", (), 50.0, 10.0)
-BINNED = Target("age", "regression", (), 50.0, 10.0, Bins(20.0, 80.0, 15.0, 5.0))
-
-
-class Small(nn.Module):
-    """Two convolutions with batch norm; features are means over space."""
-
-    dims, features, blocks = 2, 4, ("first", "second")
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
-        self.second = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-
-    def forward(self, images):
-        return self.second(self.first(images)).flatten(2).mean(2)
-
-
-class Flat(nn.Module):
-    """One linear layer over the voxels of an image, whose gradients are plain."""
-
-    dims, features, blocks = 2, 3, ("layer",)
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(4, 3, bias=False)
-
-    def forward(self, images):
-        return self.layer(images.flatten(1))
-
-
-def network_of(encoder: nn.Module, seed: int = 0, **heads: int) -> Network:
-    """A network with linear heads and weights that are no extreme ones."""
-    network = Network(encoder, {name: nn.Linear(encoder.features, width) for name, width in heads.items()})
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in network.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) - 0.3)
-        for name, tensor in network.state_dict().items():
-            if name.endswith("running_var"):
-                tensor.add_(1.0)
-    return network
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Normal numbers."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def moved(network: Network) -> Network:
-    """The network after its weights have changed."""
-    with torch.no_grad():
-        for number, parameter in enumerate(network.parameters()):
-            parameter.add_(0.1 * noise(*parameter.shape, seed=number))
-    return network
-
-
-def step_of(network: Network, images: torch.Tensor, labels=(), **facts) -> Step:
-    """A training step in which all images have labels."""
-    return Step(network, images, list(labels), labelled=facts.pop("labelled", len(images)), **facts)
-
-
-def arrays(network: nn.Module) -> dict[str, np.ndarray]:
-    """All tensors as float64 arrays."""
-    return {name: of.detach().double().numpy().copy() for name, of in network.state_dict().items()}
 
 
 def test_l2sp_is_its_formula_and_grows_once_weights_move():
@@ -179,82 +105,6 @@ def test_ewc_needs_the_fisher_information_of_its_own_encoder():
     assert len(told.value.problems) == 4 and "did you mean 'frist.0.weight'" in str(told.value)
 
 
-class Scans:
-    """The same image again and again, as a dataset and the view of it."""
-
-    def __init__(self, image: torch.Tensor, n: int):
-        self.image, self.n = image, n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitems__(self, indices):
-        return self.image.expand(len(indices), *self.image.shape), [torch.full((len(indices),), torch.nan)]
-
-    def before(self, batch, training):
-        assert not training
-        return batch
-
-    after = before
-
-
-def exact_fisher(network: Network, image: torch.Tensor, target: Target) -> np.ndarray:
-    """E_y (d log p(y) / dW)^2 of a Flat encoder by hand: d o_k / d W_ij = V_ki x_j."""
-    x, v = image.flatten().double().numpy(), arrays(network.head(target.name))
-    outputs = v["weight"] @ (arrays(network.encoder)["layer.weight"] @ x) + v["bias"]
-    slopes = v["weight"][:, :, None] * x  # (K, 3, 4)
-    if target.kind == "regression" and not target.bins:
-        return slopes[0] ** 2
-    if target.kind == "multilabel":
-        p = expit(outputs)
-        cross = np.einsum("k,kij->ij", p * (1 - p), slopes**2)
-        return cross
-    if target.kind == "ordinal":
-        s = expit(outputs)
-        p = np.array([1 - s[0], s[0] * (1 - s[1]), s[0] * s[1]])
-        scores = [-s[0] * slopes[0], (1 - s[0]) * slopes[0] - s[1] * slopes[1]]
-        scores.append((1 - s[0]) * slopes[0] + (1 - s[1]) * slopes[1])
-        return sum(share * score**2 for share, score in zip(p, scores))
-    p = softmax(outputs)
-    return sum(p[k] * (slopes[k] - np.tensordot(p, slopes, 1)) ** 2 for k in range(len(p)))
-
-
-@pytest.mark.parametrize("target", [AGE, DIAGNOSIS, GRADE, FINDINGS, BINNED], ids=lambda of: of.kind)
-def test_the_fisher_information_is_that_of_labels_drawn_from_the_networks_own_predictions(target):
-    network, image = network_of(Flat(), **{target.name: target.outputs}), noise(1, 2, 2, seed=3)
-    scans = Scans(image, 300)
-    found = fisher_diagonal(network, [target], scans, scans, seed=1, device=CPU)["layer.weight"].numpy()
-    wanted = exact_fisher(network, image, target)
-    assert np.linalg.norm(found - wanted) < 0.2 * np.linalg.norm(wanted)
-
-
-def test_fisher_information_sums_over_targets_and_leaves_the_network_alone():
-    network, image = network_of(Flat(), age=1, diagnosis=3), noise(1, 2, 2, seed=3)
-    network.encoder.layer.weight.requires_grad_(False)
-    before, scans = deepcopy(network.state_dict()), Scans(image, 300)
-    both = fisher_diagonal(network, [AGE, DIAGNOSIS], scans, scans, seed=0, device=CPU)["layer.weight"]
-    assert torch.equal(both, fisher_diagonal(network, [AGE, DIAGNOSIS], scans, scans, seed=0, device=CPU)["layer.weight"])
-    wanted = exact_fisher(network, image, AGE) + exact_fisher(network, image, DIAGNOSIS)
-    assert np.linalg.norm(both.numpy() - wanted) < 0.2 * np.linalg.norm(wanted)
-    assert not network.encoder.layer.weight.requires_grad and network.encoder.layer.weight.grad is None
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-
-
-@pytest.mark.parametrize("target", [DIAGNOSIS, GRADE, FINDINGS], ids=lambda of: of.kind)
-def test_labels_are_drawn_as_often_as_they_are_probable(target):
-    torch.manual_seed(0)
-    logits = noise(1, target.outputs, seed=5)
-    surprise = -float(drawn_log_likelihood(target, logits.expand(20000, -1))) / 20000
-    o = logits[0].double().numpy()
-    s = expit(o)
-    p = {
-        "classification": lambda: [softmax(o)],
-        "ordinal": lambda: [np.array([1 - s[0], s[0] * (1 - s[1]), s[0] * s[1]])],
-        "multilabel": lambda: [np.array([share, 1 - share]) for share in s],
-    }[target.kind]()
-    assert surprise == pytest.approx(-sum((each * np.log(each)).sum() for each in p), rel=0.02)
-
-
 def layer_means(network: Network, images: torch.Tensor) -> list[np.ndarray]:
     """What the two blocks of Small make of images, (B, C, ...)."""
     first = network.encoder.first(images)
@@ -310,13 +160,16 @@ def test_the_channels_of_maps_tokens_and_states_are_found():
 
         def __init__(self):
             super().__init__()
-            self.tokens, self.states, self.flat = nn.Linear(4, 6), nn.GRU(6, 5, batch_first=True), nn.Linear(5, 6)
+            self.tokens, self.states = nn.Linear(4, 6), nn.GRU(6, 5, batch_first=True)
+            self.flat = nn.ModuleList([nn.Linear(5, 3), nn.Linear(3, 6)])
 
         def forward(self, images):
-            return self.flat(self.states(self.tokens(images.flatten(1, 2)))[0].mean(1))
+            return self.flat[1](self.flat[0](self.states(self.tokens(images.flatten(1, 2)))[0].mean(1)))
 
-    found = chosen_layers(network_of(Tokens()), None, (1, 7, 4), "term")
-    assert found == {"tokens": 6, "states": 5, "flat": 6}
+    network = network_of(Tokens())
+    assert chosen_layers(network, None, (1, 7, 4), "term") == {"tokens": 6, "states": 5, "flat.1": 6}
+    with pytest.raises(InputError, match="flat gives no tensor"):
+        chosen_layers(network, ["flat"], (1, 7, 4), "term")
 
 
 def test_attention_is_what_the_loss_rises_by_without_each_channel():
@@ -378,7 +231,8 @@ def test_feature_distillation_is_its_formula():
 def test_learning_without_forgetting_compares_what_the_heads_before_say():
     network, images = network_of(Small(), sex=2), noise(5, 1, 8, 8)
     sources = (DIAGNOSIS, AGE, FINDINGS)
-    heads = {of.name: {"weight": noise(of.outputs, 4, seed=n), "bias": noise(of.outputs)} for n, of in enumerate(sources)}
+    made = [{"weight": noise(of.outputs, 4, seed=n), "bias": noise(of.outputs)} for n, of in enumerate(sources)]
+    heads = dict(zip(["diagnosis", "age", "findings"], made))
     term = FeatureDistillation(kind="outputs", temperature=3.0)
     term.start(Beginning(network, True, input_shape=(1, 8, 8), source_targets=sources, source_heads=heads))
     network.eval()
@@ -482,24 +336,6 @@ def test_co_tuning_needs_classes_on_both_sides():
     np.testing.assert_allclose(rows.numpy(), [[0.4, 0.6], [0.2, 0.8]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("target", [DIAGNOSIS, GRADE, BINNED], ids=lambda of: of.kind)
-def test_the_temperature_makes_held_out_labels_most_probable(target):
-    random = np.random.default_rng(0)
-    outputs = noise(4000, target.outputs, seed=4)
-    o = outputs.double().numpy()
-    p = softmax(o, axis=1)
-    if target is GRADE:
-        s = expit(o)
-        p = np.stack([1 - s[:, 0], s[:, 0] * (1 - s[:, 1]), s[:, 0] * s[:, 1]], 1)
-    place = np.array([random.choice(p.shape[1], p=row) for row in p / p.sum(1, keepdims=True)])
-    label = torch.tensor(place, dtype=torch.float32)
-    if target is BINNED:
-        label = torch.tensor((BINNED.bins.centres[place] - 50) / 10, dtype=torch.float32)
-    label[::7] = torch.nan
-    assert temperature(target, outputs * 3, label) == pytest.approx(3, rel=0.1)
-    assert temperature(target, outputs, torch.full((4000,), torch.nan)) == 1
-
-
 def test_copies_stay_frozen_and_in_evaluation_mode_whatever_they_are_part_of():
     network = network_of(Small(), sex=2)
     terms = nn.ModuleList([DELTA(), FeatureDistillation()])
@@ -514,117 +350,6 @@ def test_copies_stay_frozen_and_in_evaluation_mode_whatever_they_are_part_of():
         moved(network)
         assert torch.equal(term.before(images), first) and not first.requires_grad
         assert all(torch.equal(tensor, before[name]) for name, tensor in term.before.state_dict().items())
-
-
-NORMS = {1: (nn.BatchNorm1d, (6, 5)), 2: (nn.BatchNorm2d, (6, 5, 4, 3)), 3: (nn.BatchNorm3d, (6, 5, 2, 3, 2))}
-
-
-def norm_of(dims: int) -> tuple[nn.Module, torch.Tensor]:
-    """A batch norm of 5 channels that has seen something, and what it is given."""
-    made, shape = NORMS[dims]
-    norm = made(5)
-    with torch.no_grad():
-        for number, tensor in enumerate((norm.weight, norm.bias, norm.running_mean, norm.running_var)):
-            tensor.copy_(noise(5, seed=number).abs() + 0.5)
-    return norm, noise(*shape, seed=9) * 2 + 1
-
-
-@pytest.mark.parametrize("dims", NORMS)
-def test_stochnorm_takes_each_channel_from_the_batch_or_from_before(dims):
-    norm, values = norm_of(dims)
-    before = arrays(norm)
-    stochastic = StochNorm(norm, 0.5).train()
-    torch.manual_seed(0)
-    chosen = torch.rand(5) < 0.5
-    assert 0 < chosen.sum() < 5
-    torch.manual_seed(0)
-    found = stochastic(values).detach().double().numpy()
-    x = values.double().numpy()
-    axes = (0, *range(2, x.ndim))
-    shape = (-1, *[1] * (x.ndim - 2))
-    m, v, count = x.mean(axes), x.var(axes), x.size / 5
-    known = [before[name] for name in ("running_mean", "running_var")]
-    mean, variance = (np.where(chosen.numpy(), own, old) for own, old in zip((m, v), known))
-    hat = (x - mean.reshape(shape)) / np.sqrt(variance.reshape(shape) + norm.eps)
-    np.testing.assert_allclose(found, before["weight"].reshape(shape) * hat + before["bias"].reshape(shape), atol=1e-5)
-    after = arrays(stochastic)
-    np.testing.assert_allclose(after["running_mean"], 0.9 * known[0] + 0.1 * m, rtol=1e-5)
-    np.testing.assert_allclose(after["running_var"], 0.9 * known[1] + 0.1 * v * count / (count - 1), rtol=1e-5)
-
-
-@pytest.mark.parametrize("dims", NORMS)
-def test_stochnorm_of_probability_one_and_in_evaluation_is_batch_norm_bit_for_bit(dims):
-    norm, values = norm_of(dims)
-    peer, stochastic = deepcopy(norm), StochNorm(norm, 1.0)
-    assert torch.equal(stochastic.train()(values), peer.train()(values))
-    assert all(torch.equal(of, peer.state_dict()[name]) for name, of in stochastic.state_dict().items())
-    assert torch.equal(StochNorm(norm, 0.3).eval()(values), norm.eval()(values))
-    assert stochastic.state_dict().keys() == peer.state_dict().keys()
-
-
-def test_gradients_of_stochnorm_go_through_both_ways():
-    norm, values = norm_of(2)
-    values = values[:3, :, :2, :2].double().requires_grad_()
-
-    def passed(of):
-        torch.manual_seed(0)
-        return StochNorm(deepcopy(norm).double(), 0.5).train()(of)
-
-    assert torch.autograd.gradcheck(passed, values)
-
-
-def test_batch_norms_are_replaced_for_training_and_put_back_with_their_statistics():
-    encoder = network_of(Small()).encoder
-    plain, images = deepcopy(encoder), noise(4, 1, 8, 8)
-    names = stochastic_places(encoder)
-    assert names == ["first.1", "second.1"]
-    parameters = {name: id(of) for name, of in encoder.named_parameters()}
-    before = make_stochastic(encoder, 0.5, names)
-    assert {name: id(of) for name, of in encoder.named_parameters()} == parameters
-    encoder.train()(images)
-    make_ordinary(encoder, before)
-    assert [type(of) for of in encoder.modules()] == [type(of) for of in plain.modules()]
-    assert encoder.first[1].num_batches_tracked == plain.first[1].num_batches_tracked + 1
-    assert not torch.equal(encoder.first[1].running_mean, plain.first[1].running_mean)
-    assert {name: id(of) for name, of in encoder.named_parameters()} == parameters
-
-
-def tuner_of(encoder: nn.Module, **tuning) -> Tuner:
-    """A started tuner of a network with one head."""
-    spec = {"name": "finetune", "strategy": "full", "epochs": 4, "tuning": Tuning(**tuning).model_dump()}
-    tuner = Tuner(network_of(encoder, sex=2), spec, seed=0)
-    tuner.start()
-    return tuner
-
-
-def stochastic(tuner: Tuner, epoch: int) -> list[str]:
-    """The layers that choose in an epoch."""
-    tuner.set_epoch(epoch)
-    return [name for name, of in tuner.encoder.named_modules() if isinstance(of, StochNorm) and of.training]
-
-
-def test_stochnorm_goes_with_what_trains_and_with_statistics_from_before():
-    assert stochastic(tuner_of(Small(), stochnorm=0.5), 1) == ["first.1", "second.1"]
-    assert stochastic(tuner_of(Small(), stochnorm=0.5, freeze_up_to="second"), 1) == ["second.1"]
-    tuner = tuner_of(Small(), stochnorm=0.5, unfreeze=1)
-    assert [stochastic(tuner, epoch) for epoch in (1, 2, 3)] == [[], ["second.1"], ["first.1", "second.1"]]
-    assert stochastic(tuner_of(Small(), stochnorm=0.5, reinitialise=1), 1) == ["first.1"]
-    tuner.finish()
-    assert not any(isinstance(of, StochNorm) for of in tuner.encoder.modules())
-
-
-def test_stochnorm_needs_batch_norms_that_train():
-    with pytest.raises(InputError, match="tuning.stochnorm: the encoder has no batch norm"):
-        tuner_of(Flat(), stochnorm=0.5)
-    lora = {"class_path": "LoRA", "init_args": {"rank": 1}}
-    with pytest.raises(InputError, match="tuning.stochnorm: no batch norm .* ever trains"):
-        tuner_of(Small(), stochnorm=0.5, adapter=lora)
-    for strategy in ("scratch", "frozen", "direct"):
-        (problem,) = tuning_problems(Tuning(stochnorm=0.5).model_dump(), strategy, "tuning")
-        assert problem.where == "tuning.stochnorm"
-    (problem,) = tuning_problems(Tuning(stochnorm=0.5, only="bias").model_dump(), "full", "tuning")
-    assert problem.where == "tuning.stochnorm" and "running statistics" in problem.message
-    assert not tuning_problems(Tuning(stochnorm=0.5, only="norm").model_dump(), "full", "tuning")
 
 
 @pytest.fixture(scope="module")

@@ -340,6 +340,12 @@ def test_what_cannot_be_is_said_at_once(make, said):
         make()
 
 
+def test_a_number_out_of_range_is_told_with_its_place_in_the_sweep():
+    spec = objective({"auxiliary": [{"class_path": "FixMatch", "init_args": {"threshold": 2.0}}]})
+    with pytest.raises(InputError, match=r"auxiliary\[0\].init_args.threshold: expected a number from 0 to 1, found 2"):
+        build_objective(spec, [CLASSES])
+
+
 def test_bins_may_be_compared_as_distributions():
     network = network_of(BINNED)
     assert value_of(started(TransformConsistency(distance="kl"), network, BINNED), step_of(network)) > 0

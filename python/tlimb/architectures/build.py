@@ -61,7 +61,8 @@ def build_network(
     if key not in _fitting:
         check_network(architecture["class_path"], network, input_shape, outputs)
         _fitting.add(key)
-    return network.to(memory_format=torch.channels_last) if len(input_shape) == 3 else network
+    turned = len(input_shape) == 3 and network.channels_last
+    return network.to(memory_format=torch.channels_last) if turned else network
 
 
 def _build_head(

@@ -41,6 +41,8 @@ class Passed:
 class Network(nn.Module):
     """Images (B, C, ...) -> {name of a head: what it makes of them}.
 
+    channels_last: whether 2D images, and the weights that see them, are in channels-last order.
+
     A head says by its attribute `takes` what it is given: "features" (where it says nothing), "maps" or "levels" of the
     encoder. Heads are kept in a list because a target may bear a name that a module dictionary refuses.
     """
@@ -51,6 +53,7 @@ class Network(nn.Module):
         self.names = tuple(heads)
         self.heads = nn.ModuleList(heads.values())
         self.dropout = nn.Dropout(getattr(encoder, "head_dropout", 0.0))
+        self.channels_last = not any(_is_thin(module) for module in encoder.modules())
 
     def forward(self, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The raw outputs of the heads `names`, of all where None."""
@@ -62,7 +65,7 @@ class Network(nn.Module):
         kinds = {takes(head) for head in heads.values()}
         if kinds <= {"features"}:
             return self.passed_features(self.encode(images), names)
-        images = _laid_out(images)
+        images = self._laid_out(images)
         levels = self.encoder.levels(images) if "levels" in kinds else [self.encoder.maps(images)]
         features = self.encoder.pool(levels[-1])
         given = {"levels": levels, "maps": levels[-1], "features": self.dropout(features)}
@@ -74,11 +77,11 @@ class Network(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Features (B, features); 2D images in channels-last order, which is a fifth faster on a CPU."""
-        return self.encoder(_laid_out(images))
+        return self.encoder(self._laid_out(images))
 
     def visible(self, images: Tensor, keep: Tensor) -> Tensor:
         """The encoder's tokens of some patches, which it sees alone: see `ViT.visible`."""
-        return self.encoder.visible(_laid_out(images), keep)
+        return self.encoder.visible(self._laid_out(images), keep)
 
     def predict(self, features: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Heads that take features alone, on features (B, features)."""
@@ -96,6 +99,10 @@ class Network(nn.Module):
             tensors |= {f"heads.{name}.{key}": tensor for key, tensor in head.state_dict().items()}
         return tensors
 
+    def _laid_out(self, images: Tensor) -> Tensor:
+        turned = images.ndim == 4 and self.channels_last
+        return images.contiguous(memory_format=torch.channels_last) if turned else images
+
     def _chosen(self, names: Sequence[str] | None) -> dict[str, nn.Module]:
         return {name: head for name, head in zip(self.names, self.heads) if names is None or name in names}
 
@@ -105,5 +112,8 @@ def takes(head: nn.Module) -> str:
     return getattr(head, "takes", "features")
 
 
-def _laid_out(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+def _is_thin(module: nn.Module) -> bool:
+    """Whether a layer must not see 2D images in channels-last order: torch 2.15 writes outside of its memory in the
+    backward pass of a strided convolution with kernel 1 and fewer than 8 channels on a CPU."""
+    strided = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and max(module.stride) > 1
+    return strided and module.in_channels < 8

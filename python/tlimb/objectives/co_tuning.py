@@ -19,7 +19,7 @@ WHERE = "objective.auxiliary: CoTuning"
 
 
 class CoTuning(Term):
-    r"""mean_i -sum_s p(s | y_i) log q_s(x_i): q are the probabilities that the head of the stage before gives its classes.
+    r"""mean_i -sum_s p(s | y_i) log q_s(x_i), q the probabilities that the head of the stage before gives its classes.
 
     p(s | y) is what the pretrained network makes of the training scans of class y before training, on the average (the
     paper's direct approach), its probabilities calibrated: outputs are divided by a temperature that was fitted to the
@@ -51,7 +51,7 @@ class CoTuning(Term):
         problems = []
         if not self.sources:
             message = "needs a head of classes or bins in the stage before, found none"
-            problems.append(Problem(WHERE, message, 'heads.<target>.bins there makes a quantity one'))
+            problems.append(Problem(WHERE, message, "heads.<target>.bins there makes a quantity one"))
         if not self.places:
             problems.append(Problem(WHERE, "needs a target of classes, found none"))
         if problems:
@@ -71,7 +71,8 @@ class CoTuning(Term):
         found = []
         for s, (source, head) in enumerate(zip(self.sources, self.own_heads)):
             logs = log_probabilities(source, head(step.features))[:, 0]
-            found += [self._loss(logs, step.labels, place, getattr(self, f"relation{s}_{place}")) for place in self.places]
+            for place in self.places:
+                found.append(self._loss(logs, step.labels, place, getattr(self, f"relation{s}_{place}")))
         return sum(found) / len(found)
 
     def _loss(self, logs: Tensor, labels: list[Tensor] | Mixed, place: int, relation: Tensor) -> Tensor:

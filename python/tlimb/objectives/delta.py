@@ -1,7 +1,7 @@
 """DELTA: keep what the layers make of an image, not what their weights are.
 
-Li, Xiong, Wang, Rao, Liu, Huan (2019), "DELTA: deep learning transfer using feature map with attention for convolutional
-networks", ICLR.
+Li, Xiong, Wang, Rao, Liu, Huan (2019), "DELTA: deep learning transfer using feature map with attention for
+convolutional networks", ICLR.
 """
 
 from typing import Literal

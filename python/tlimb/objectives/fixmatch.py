@@ -14,7 +14,10 @@ from tlimb.objectives.views import views_of
 
 WEAK = [
     {"class_path": "RandomFlip", "init_args": {"probability": 0.5, "axes": [0]}},
-    {"class_path": "RandomAffine", "init_args": {"probability": 1.0, "degrees": 3.0, "scale": 0.02, "translation": 1.0}},
+    {
+        "class_path": "RandomAffine",
+        "init_args": {"probability": 1.0, "degrees": 3.0, "scale": 0.02, "translation": 1.0},
+    },
 ]
 STRONG = [
     *WEAK,
@@ -24,8 +27,8 @@ STRONG = [
     {"class_path": "RandomNoise", "init_args": {"probability": 0.8, "sd": 0.5}},
     {"class_path": "RandomCutout", "init_args": {"probability": 1.0, "size": [0.2, 0.4]}},
 ]
-"""Of slices and volumes. As in the paper weak is a flip and a small move, and strong is weak, then changes of intensity,
-then a box cut out: what a scanner does to intensities in place of what RandAugment does to the colours of photographs."""
+"""Of slices and volumes. As in the paper weak is a flip and a small move, and strong is that, changes of intensity and
+a box cut out; what scanners do to intensities is in the place of what RandAugment does to colours."""
 
 WEAK_SERIES = [{"class_path": "RandomNoise", "init_args": {"probability": 1.0, "sd": 0.1}}]
 STRONG_SERIES = [
@@ -55,7 +58,7 @@ class FixMatch(Term):
         super().__init__()
         if not 0 <= threshold <= 1:
             message = f"expected a number from 0 to 1, found {threshold}"
-            raise InputError([Problem("FixMatch: threshold", message)])
+            raise InputError([Problem("threshold", message)])
         self.threshold, self.weak, self.strong = threshold, weak, strong
 
     def start(self, beginning: Beginning) -> None:

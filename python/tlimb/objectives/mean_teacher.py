@@ -96,7 +96,7 @@ def _in_mode_of(teacher: Network, network: Network) -> Network:
 
 def _check(**shares: float) -> None:
     problems = [
-        Problem(f"MeanTeacher: {name}", f"expected a number from 0 to 1, found {value}")
+        Problem(name, f"expected a number from 0 to 1, found {value}")
         for name, value in shares.items()
         if not 0 <= value <= 1
     ]

@@ -18,7 +18,10 @@ def first(output):
 
 @contextmanager
 def watched(encoder: nn.Module, layers: Sequence[str], kept: Callable = first) -> Iterator[list[tuple[str, Tensor]]]:
-    """Within it, (layer, what is kept of what it made) of each pass of a layer, in their order."""
+    """Within it, (layer, what is kept of what it made) of each pass of a layer, in their order.
+
+    What is kept is no copy: where the next layer overwrites its input, as some activations do, it is what that made.
+    """
     made: list[tuple[str, Tensor]] = []
 
     def keep(name: str):
@@ -53,10 +56,11 @@ def chosen_layers(network: Network, layers: Sequence[str] | None, input_shape: t
     """
     encoder = network.encoder
     known = {name for name, _ in encoder.named_modules() if name}
-    problems = [unknown(name, encoder, f"{where}.layers[{n}]") for n, name in enumerate(layers or ()) if name not in known]
+    asked = enumerate(layers or ())
+    problems = [unknown(name, encoder, f"{where}.layers[{place}]") for place, name in asked if name not in known]
     if problems:
         raise InputError(problems)
-    names = list(encoder.blocks if layers is None else layers)
+    names = [_last(encoder, name) for name in encoder.blocks] if layers is None else list(layers)
     with torch.no_grad(), watched(encoder, names) as made:
         network.encode(torch.zeros(2, *input_shape))
     found = {name: maps for name, maps in made if isinstance(maps, Tensor) and maps.ndim > 1}
@@ -67,3 +71,9 @@ def chosen_layers(network: Network, layers: Sequence[str] | None, input_shape: t
     if not found:
         raise InputError([Problem(where, "no block of the encoder gives a tensor of what an image becomes")])
     return {name: maps.shape[channel_axis(maps, encoder)] for name, maps in found.items()}
+
+
+def _last(encoder: nn.Module, block: str) -> str:
+    """A block, or the last of its parts where it is a mere list of them."""
+    part = encoder.get_submodule(block)
+    return _last(encoder, f"{block}.{len(part) - 1}") if isinstance(part, nn.ModuleList) and len(part) else block

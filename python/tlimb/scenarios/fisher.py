@@ -23,7 +23,7 @@ SCANS = 1000
 def fisher_diagonal(
     network: Network, targets: Sequence[Target], dataset: Dataset, view: View, seed: int, device: torch.device
 ) -> dict[str, Tensor]:
-    r"""Parameter of the encoder -> F_i = mean over scans x of (d log p(y | x, theta) / d theta_i)^2, y ~ p(y | x, theta).
+    r"""Parameter of the encoder -> F_i = mean over scans x of (d log p(y | x) / d theta_i)^2, y drawn from p(y | x).
 
     The diagonal of the Fisher information of one scan: one label y of each scan is drawn from what the network itself
     predicts (that the scan has another one makes no difference), so its expectation is the true Fisher information, not
@@ -61,7 +61,8 @@ def drawn_log_likelihood(target: Target, outputs: Tensor) -> Tensor:
         return -(outputs.detach() + noise - outputs).square().sum() / 2
     logs = log_probabilities(target, outputs).flatten(0, 1)
     label = torch.multinomial(logs.detach().cpu().exp(), 1).to(logs.device)
-    return logs.gather(1, label).sum()
+    drawn = label == torch.arange(logs.shape[1], device=logs.device)
+    return torch.where(drawn, logs, 0.0).sum()
 
 
 def require_drawable(stage: dict, labels: dict, encoder: nn.Module) -> None:

@@ -21,7 +21,7 @@ class Sums:
         self._scans = 0
 
     def add(self, terms: dict[str, Tensor], scans: int, losses: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """A step's terms, which count as its scans do, and each target's mean loss with the number of scans it is of."""
+        """A step's terms, which count as its scans do, and each target's mean loss with the number of its scans."""
         self._scans += scans
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + value.detach() * scans

@@ -39,9 +39,10 @@ def pretrain(
     """Train the job's stage, from its parent's encoder if it has one, into out/<encoder id>/, the folder returned.
 
     files: of weights and maps, path as the sweep writes it -> where it lies now. It also scores the stage's own
-    held-out part, and keeps what terms of the next stage may ask for. A training that diverges or raises leaves encoder.json with the reason. Raises InputError where a
-    person stands in two roles, for weights made from scans prepared otherwise, for published ones that have seen
-    somebody whom this stage holds out, and for files that have changed.
+    held-out part, and keeps what terms of the next stage may ask for. A training that diverges or raises leaves
+    encoder.json with the reason. Raises InputError where a person stands in two roles, for weights made from scans
+    prepared otherwise, for published ones that have seen somebody whom this stage holds out, and for files that have
+    changed.
     """
     job, files = read_job(job_folder), files or {}
     require_unchanged(job, files)
@@ -91,7 +92,7 @@ def _scores(training: Training, run: StageRun, view: View, device: torch.device)
 
 
 def _kept_for_the_next(training: Training, run: StageRun, view: View, device: torch.device, folder: Path) -> dict:
-    """What terms of the next stage may ask for: temperatures, for encoder.json, and the Fisher information in a file."""
+    """What terms of the next stage may ask for: temperatures for encoder.json, the Fisher information in a file."""
     network, targets = training.network, training.targets
     if run.stage["fisher"]:
         train = view.dataset(run.rows[run.rows["role"] == "train"], targets)

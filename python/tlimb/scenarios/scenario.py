@@ -133,6 +133,7 @@ def _run(scenario: "Scenario", device: torch.device) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PossibleUserWarning)
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="lightning")
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         done = len(scenario.progress.history)
         trainer = build_trainer(scenario.stage, [Saving(), *scenario.callbacks], done, device)
         trainer.fit(scenario, scenario.own_batches(), scenario.validation_batches())

@@ -67,11 +67,11 @@ def build_optimizer(spec: dict, groups: list[dict], trusted=()) -> Optimizer:
 
 
 def build_scheduler(spec: dict, optimizer: Optimizer, epochs: int, trusted=()):
-    """The scheduler, laid out for all epochs: an argument `epochs` is their number, and so is a length that one of
-    torch's needs and the user left open."""
+    """The scheduler, laid out for all epochs: a length that one of torch's needs and the user left open is their
+    number, and so is an argument `epochs` of any other."""
     arguments = dict(spec["init_args"])
     made = registry.load("scheduler", spec["class_path"], trusted)
-    length = "epochs" if "epochs" in signature(made).parameters else LENGTHS.get(made.__name__)
+    length = LENGTHS.get(made.__name__) or ("epochs" if "epochs" in signature(made).parameters else None)
     if length is not None:
         arguments.setdefault(length, epochs)
     return made(optimizer, **arguments)

@@ -28,14 +28,16 @@ class Shards(Copies):
 
 
 def shard(encoder: nn.Module, device: str, size: int) -> None:
-    """Divide each block of an encoder, and the rest of it, over all processes; they are put together while used."""
+    """Divide an encoder over all processes: each block that has no parameters beside its submodules' is put together
+    while it is used, the rest while the encoder is; encoders may look at what stands in a block itself."""
     mesh = init_device_mesh(device, (size,))
     for parameter in encoder.parameters():
         parameter.data = parameter.data.contiguous()
     named = dict(encoder.named_modules())
-    for name in encoder.blocks:
-        if name in named and not isinstance(named[name], (nn.ModuleList, nn.ModuleDict)):
-            fully_shard(named[name], mesh=mesh)
+    for block in (named[name] for name in encoder.blocks if name in named):
+        held = isinstance(block, (nn.ModuleList, nn.ModuleDict)) or any(True for _ in block.parameters(recurse=False))
+        if not held and any(True for _ in block.parameters()):
+            fully_shard(block, mesh=mesh)
     fully_shard(encoder, mesh=mesh)
     for name in METHODS:
         if hasattr(encoder, name):

@@ -1,7 +1,7 @@
 """What the kind of a target rules out: heads, losses and ways to mix images that make no sense of its labels."""
 
 from tlimb import registry
-from tlimb.errors import Problem
+from tlimb.errors import Problem, nearest
 from tlimb.search.combinations import is_fitted
 from tlimb.search.scans import terms_of
 
@@ -52,6 +52,12 @@ def _term_kind_problems(stage: dict, kinds: dict[str, str], labels: dict, where:
         if path.startswith("auxiliary") and fitting and not set(fitting) & set(kinds.values()):
             found = ", ".join(f"'{target}' is of kind {kind}" for target, kind in kinds.items())
             problems.append(Problem(place, f"{name} needs a target of kind {' or '.join(fitting)}; {found}"))
+        within = term["init_args"].get("within")
+        for target, one in within.items() if isinstance(within, dict) else ():
+            known = labels[target]["classes"] if target in kinds else []
+            if one not in known:
+                message = "expected a target of this stage and one of its classes"
+                problems.append(Problem(f"{place}.init_args.within.{target}", message, nearest(str(one), known)))
         column = term["init_args"].get("column")
         kind = labels[column]["kind"] if column in labels else "classification"
         if isinstance(column, str) and kind not in ("classification", "ordinal", "regression"):

@@ -101,6 +101,12 @@ def _primary_problems(stage: Stage, objective: dict, where: str) -> list[Problem
     if objective["combine"] and len(stage.targets) < 2:
         message = f"makes one loss of several targets', and this stage has {', '.join(stage.targets) or 'none'}"
         problems.append(Problem(f"{where}.combine", message, "leave it out, or name more targets"))
+    weights = (objective["combine"] or {"init_args": {}})["init_args"].get("weights")
+    for name in weights if isinstance(weights, dict) else ():
+        if name not in stage.targets:
+            message = "no target of this stage is called so"
+            hint = nearest(name, stage.targets)
+            problems.append(Problem(f"{where}.combine.init_args.weights.{name}", message, hint))
     by_gradients = objective["combine"] and registry.class_name(objective["combine"]) in ("GradNorm", "PCGrad")
     if by_gradients and stage.strategy in ("frozen", "direct"):
         message = f"compares gradients of the encoder, which never trains with strategy '{stage.strategy}'"

@@ -2,8 +2,8 @@
 
 from tlimb.errors import Problem
 
-UNSET = ("freeze_up_to", "unfreeze", "only", "adapter", "stochnorm")
-NOTHING = {"head_first": 0, "reinitialise": 0} | dict.fromkeys(UNSET)
+SETTINGS = ("freeze_up_to", "head_first", "unfreeze", "only", "adapter", "reinitialise", "stochnorm")
+NOTHING = dict.fromkeys(SETTINGS) | {"head_first": 0, "reinitialise": 0}
 """What these settings are where they do nothing; each needs an encoder that was pretrained and may change."""
 
 
