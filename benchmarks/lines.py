@@ -67,15 +67,20 @@ def counted(files: dict[str, str]) -> int:
 def scores(by_hand: Path, tlimb: Path) -> str:
     """A table of what both reach on the people whom they hold out, mean and standard deviation over seeds."""
     own = pd.read_csv(by_hand / "scores.csv")
-    errors = [read_json(path)["targets"]["age"]["metrics"]["mae"]["value"] for path in tlimb.glob("encoders/*/scores.json")]
-    paths = tlimb.glob("scores/*/scores-test.json")
-    right = [read_json(path)["targets"]["sex"]["metrics"]["balanced_accuracy"]["value"] for path in paths]
-    rows = {
-        "age, mean absolute error (years)": (own["age_mae"], pd.Series(errors)),
-        "sex, balanced accuracy": (own["sex_balanced_accuracy"], pd.Series(right)),
-    }
-    lines = [f"| {name} | " + " | ".join(f"{of.mean():.3f} ± {of.std():.3f}" for of in pair) + " |" for name, pair in rows.items()]
-    return "\n".join([f"| held out, {len(own)} seeds | by hand | with tlimb |\n|---|---|---|", *lines])
+    errors = [metrics(path, "age")["mae"]["value"] for path in tlimb.glob("encoders/*/scores.json")]
+    right = [metrics(path, "sex")["balanced_accuracy"]["value"] for path in tlimb.glob("scores/*/scores-test.json")]
+    lines = [f"| held out, {len(own)} seeds | by hand | with tlimb |\n|---|---|---|"]
+    for name, first, second in (
+        ("age, mean absolute error (years)", own["age_mae"], pd.Series(errors)),
+        ("sex, balanced accuracy", own["sex_balanced_accuracy"], pd.Series(right)),
+    ):
+        lines.append(f"| {name} | " + " | ".join(f"{of.mean():.3f} ± {of.std():.3f}" for of in (first, second)) + " |")
+    return "\n".join(lines)
+
+
+def metrics(path: Path, target: str) -> dict:
+    """The metrics of a target in a file of scores."""
+    return read_json(path)["targets"][target]["metrics"]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ methods/ is made by `tlimb demo-cohort methods --scans 1500 --seed 2`.
 
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import click
@@ -209,6 +210,7 @@ class Candidate:
     failed: int
 
 
+@cache
 def candidates_of(folder: Path) -> dict[str, Candidate]:
     """The candidates of a finished run by name: the strategy where that is one's own, else what the report calls it."""
     ranking = read_json(folder / "ranking" / "ranking.json")
@@ -274,7 +276,8 @@ def _row(method: str, one: Candidate, base_name: str, base: Candidate | None) ->
     differences = [""] * len(METRICS)
     if base is not None:
         pairs = [(one.tables[key], base.tables[key]) for key in sorted(one.tables.keys() & base.tables.keys())]
-        differences = [_interval(paired_difference(pairs, _measure(metric)), "difference", "+.3f") for metric in METRICS]
+        found = [paired_difference(pairs, _measure(metric)) for metric in METRICS]
+        differences = [_interval(one, "difference", "+.3f") for one in found]
     failed = f" ({one.failed} of {one.failed + len(one.tables)} trials failed)" if one.failed else ""
     cells = [method + failed, f"{one.validation:.3f}", _interval(score, "mean", ".3f"), base_name, *differences]
     return "| " + " | ".join(cells) + " |"

@@ -13,12 +13,11 @@ from tlimb.data.bins import Bins
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
 from tlimb.files import read_json
-from tlimb.objectives.gradnorm import LEAST, GradNorm, blocks_from_the_end, weight_gradient
+from tlimb.objectives.gradnorm import LEAST, blocks_from_the_end, weight_gradient
 from tlimb.objectives.objective import build_objective
 from tlimb.objectives.pcgrad import PCGrad, without_conflicts
 from tlimb.objectives.term import Step
 from tlimb.objectives.uncertainty_weighting import UncertaintyWeighting
-from tlimb.objectives.weighted_sum import WeightedSum
 from tlimb.scenarios.device import set_up_torch
 from tlimb.scenarios.finetune import finetune
 from tlimb.scenarios.results import Settings
