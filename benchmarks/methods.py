@@ -19,7 +19,7 @@ import pandas as pd
 from tlimb.config import read_sweep
 from tlimb.files import read_json, write_csv, write_json
 from tlimb.ranking.compare import Measure, mean_with_interval, paired_difference
-from tlimb.ranking.results import Results, read_results
+from tlimb.ranking.results import key_of
 from tlimb.search.space import candidate_of, grid
 from tlimb.seeds import seed_for
 
@@ -35,13 +35,12 @@ class Study:
 
     baselines: what a candidate of the sweep claims to beat, by the candidate's own name, "" for all others; a name is
     that of the ranking, or <sweep>: <name> where another sweep has it. oracle: a candidate that knows what others do
-    not. null: whether the sweep can be run on labels that mean nothing.
+    not.
     """
 
     setting: str
     baselines: dict[str, str]
     oracle: str | None = None
-    null: bool = True
 
 
 STUDIES = {
@@ -160,10 +159,14 @@ def run(out: Path, only: tuple[str, ...], null: bool):
         if not only or path.stem in only:
             _nextflow(path, out / path.stem, out)
     for name, study in STUDIES.items():
-        if null and study.null and (not only or name in only):
-            twin = out / f"{name}-null.json"
-            write_json(twin, null_twin(name, out))
-            _nextflow(twin, out / f"{name}-null", out)
+        if null and (not only or name in only):
+            twins = {name: null_twin(name, out)}
+            elsewhere = [of.partition(": ")[0] for of in study.baselines.values() if ": " in of]
+            twins |= {sweep: _renamed(read_json(SWEEPS / f"{sweep}.json")) for sweep in elsewhere}
+            for sweep, document in twins.items():
+                twin = out / f"{sweep}-null.json"
+                write_json(twin, document)
+                _nextflow(twin, out / f"{sweep}-null", out)
 
 
 def _nextflow(sweep: Path, outdir: Path, out: Path) -> None:
@@ -197,7 +200,7 @@ def _renamed(document):
         return {_renamed(key): _renamed(value) for key, value in document.items()}
     if isinstance(document, list):
         return [_renamed(item) for item in document]
-    return "diagnosis_null" if document == "diagnosis" else document
+    return document.replace("diagnosis", "diagnosis_null") if isinstance(document, str) else document
 
 
 @dataclass(frozen=True)
@@ -214,21 +217,22 @@ class Candidate:
 def candidates_of(folder: Path) -> dict[str, Candidate]:
     """The candidates of a finished run by name: the strategy where that is one's own, else what the report calls it."""
     ranking = read_json(folder / "ranking" / "ranking.json")
-    results = _results(folder)
     rows = ranking["candidates"]
     strategies = [row["strategy"] for row in rows]
     found = {}
     for row in rows:
         name = row["strategy"] if strategies.count(row["strategy"]) == 1 else row["name"]
         validation = -np.inf if row["validation_mean"] is None else row["validation_mean"]
-        tables = results.tables(row["trials"], "test", ranking["target"])
+        done = [trial for trial in row["trials"] if trial["status"] == "ok"]
+        tables = {key_of(trial): _tested(folder, trial["id"], ranking["target"]) for trial in done}
         found[name] = Candidate(row["candidate"], validation, tables, row["failed"])
     return found
 
 
-def _results(folder: Path) -> Results:
-    places = {name: folder / name for name in ("search", "store", "encoders", "models", "scores")}
-    return read_results(sweep=folder / "cohort" / "sweep.json", cohort=folder / "cohort" / "cohort.json", **places)
+def _tested(folder: Path, trial: str, target: str) -> pd.DataFrame:
+    """What a trial predicted for the people tested."""
+    rows = pd.read_parquet(folder / "scores" / trial / "predictions-test.parquet")
+    return rows[(rows["target"] == target) & rows["truth"].notna()]
 
 
 @main.command()
@@ -259,15 +263,16 @@ def _markdown(study: Study, name: str, out: Path) -> str:
         rows.append(_row("*oracle*", known, *_baseline(study, "", own, out)))
     if (out / f"{name}-null" / "ranking" / "ranking.json").exists():
         null = candidates_of(out / f"{name}-null")
-        rows += [_row(f"null: {method}", null[method], *_baseline(study, method, null, out)) for method in null]
+        for method, one in null.items():
+            rows.append(_row(f"null: {method}", one, *_baseline(study, method, null, out, "-null")))
     return "\n".join(rows)
 
 
-def _baseline(study: Study, method: str, own: dict[str, Candidate], out: Path) -> tuple[str, Candidate | None]:
-    """What a method claims to beat, by its name and results; None for what claims nothing."""
+def _baseline(study: Study, method: str, own: dict[str, Candidate], out: Path, twin: str = "") -> tuple:
+    """What a method claims to beat, by its name and results; None for what claims nothing. twin: "-null" in a twin."""
     wanted = study.baselines.get(method, study.baselines[""])
     sweep, _, elsewhere = wanted.rpartition(": ")
-    found = candidates_of(out / sweep).get(elsewhere) if sweep else own.get(wanted)
+    found = candidates_of(out / f"{sweep}{twin}").get(elsewhere) if sweep else own.get(wanted)
     return (elsewhere, found) if method != wanted else ("", None)
 
 

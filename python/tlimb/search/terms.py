@@ -1,15 +1,19 @@
 """Terms of an objective held against the stage that names them, by what their classes say of themselves."""
 
 from tlimb import registry
-from tlimb.config import Stage
+from tlimb.config import Stage, Tuning
 from tlimb.errors import Problem, nearest
 from tlimb.search.scans import second_of, terms_of
 
 MIXUP = registry.SHORT_NAMES["augment"]["MixUp"]
 SIMULTANEOUS = registry.SHORT_NAMES["scenario"]["Simultaneous"]
-WHOLE_PARAMETERS = {"L2SP", "EWC", "DELTA", "L1Weights", "BYOL", "MeanTeacher", "GradNorm", "PCGrad"}
-"""Terms and combinations that compare, average or differentiate parameters one by one."""
+WHOLE_PARAMETERS = {
+    *("L2SP", "EWC", "DELTA", "L1Weights", "BYOL", "MeanTeacher", "MaskedAutoencoder"),
+    *("GradNorm", "PCGrad"),
+}
+"""Terms and combinations that look at parameters one by one, or pass images by a way of their own."""
 
+EXPECTED_DDP = 'expected trainer.strategy "ddp"'
 SECOND_SET = "name it as data.unlabelled beside labelled, or as data.target beside source"
 
 
@@ -68,17 +72,32 @@ def _is_loss(term: dict) -> bool:
 
 
 def device_problems(stage: Stage, i: int) -> list[Problem]:
-    """What cannot be computed where each device holds a part of every parameter."""
-    if stage.trainer.devices == 1 or stage.trainer.strategy != "fsdp":
+    """What cannot be computed on several devices, or where each holds a part of every parameter."""
+    devices, where = stage.trainer.devices, f"stages[{i}]"
+    if devices == 1:
         return []
+    problems = []
+    if stage.batch_size < 2 * devices:
+        message = f"{devices} devices need 2 scans each, found a batch of {stage.batch_size}"
+        problems.append(Problem(f"{where}.batch_size", message))
+    return problems + (_fsdp_problems(stage, where) if stage.trainer.strategy == "fsdp" else [])
+
+
+def _fsdp_problems(stage: Stage, where: str) -> list[Problem]:
     objective = stage.objective.model_dump()
     named = [*terms_of(objective), *([("combine", objective["combine"])] if objective["combine"] else [])]
     message = "{} looks at whole parameters, of which fsdp holds parts"
-    return [
-        Problem(f"stages[{i}].objective.{path}", message.format(registry.class_name(spec)), 'expected strategy "ddp"')
+    problems = [
+        Problem(f"{where}.objective.{path}", message.format(registry.class_name(spec)), EXPECTED_DDP)
         for path, spec in named
         if registry.class_name(spec) in WHOLE_PARAMETERS
     ]
+    if stage.tuning != Tuning():
+        problems.append(Problem(f"{where}.tuning", "fsdp trains the whole encoder at once", EXPECTED_DDP))
+    if stage.strategy in ("frozen", "direct"):
+        message = f"fsdp divides an encoder that trains, and with '{stage.strategy}' it does not"
+        problems.append(Problem(f"{where}.strategy", message, EXPECTED_DDP))
+    return problems
 
 
 def _primary_problems(stage: Stage, objective: dict, where: str) -> list[Problem]:
