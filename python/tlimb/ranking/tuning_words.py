@@ -11,6 +11,7 @@ def deciding_words(tuning: dict) -> list[str]:
     words += [f"frozen up to {block}"] if block else []
     words += ["head first"] if tuning.get("head_first") else []
     words += ["gradual"] if tuning.get("unfreeze") else []
+    words += ["stochnorm"] if tuning.get("stochnorm") else []
     return words + ([tuning["average"]["kind"]] if tuning.get("average") else [])
 
 
@@ -28,6 +29,7 @@ def tuning_words(tuning: dict) -> list[str]:
         words.append(f"a block more every {unfreeze}")
     words += [f"layer decay {tuning['layer_decay']:g}"] if tuning.get("layer_decay") else []
     words += [f"last {tuning['reinitialise']} anew"] if tuning.get("reinitialise") else []
+    words += [f"stochnorm {tuning['stochnorm']:g}"] if tuning.get("stochnorm") else []
     if average:
         words.append(f"ema {average['decay']:g}" if average["kind"] == "ema" else f"swa from epoch {average['start']}")
     return words
