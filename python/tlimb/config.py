@@ -296,7 +296,14 @@ class Ramp(Settings):
     until: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Ramp
+def _kind_of_weight(value) -> str:
+    return "ramp" if isinstance(value, (dict, Ramp)) else "number"
+
+
+Weight = Annotated[
+    Annotated[float, Field(ge=0, allow_inf_nan=False), Tag("number")] | Annotated[Ramp, Tag("ramp")],
+    Discriminator(_kind_of_weight),
+]
 
 
 class TermSpec(ClassSpec):

@@ -192,6 +192,10 @@ def check(kind: str, class_path: str, init_args: dict, where: str, trusted=()) -
         definition = _definition(path)
     except SyntaxError as error:
         return [syntax_problem(f"{where}.class_path", error)]
+    if definition is None and _source(path.rpartition(".")[0]) is None:
+        message = f"no module {path.rpartition('.')[0]} is found"
+        hint = "modules are looked for in the folder of the command and on PYTHONPATH"
+        return [Problem(f"{where}.class_path", message, hint)]
     if definition is None:
         hint = "name the module in which the class is defined, as in torch.optim.sgd.SGD"
         return [Problem(f"{where}.class_path", f"no class {path} is defined", hint)]
@@ -311,10 +315,13 @@ def _imported_from(module: str, name: str, body: list[ast.stmt]) -> str:
     source = _source(module)
     package = module if source is not None and source.name == "__init__.py" else module.rpartition(".")[0]
     for node in (node for node in body if isinstance(node, ast.ImportFrom)):
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        there = ".".join([*above, *filter(None, [node.module])])
         for alias in node.names:
             if name == (alias.asname or alias.name):
-                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-                return ".".join([*above, *filter(None, [node.module]), alias.name])
+                return f"{there}.{alias.name}"
+            if alias.name == "*" and there != module and _classes(f"{there}.{name}"):
+                return f"{there}.{name}"
     return ""
 
 

@@ -1,6 +1,8 @@
 """What a lab brings of its own, named in sweeps by import path; docs/data.md shows it."""
 
 import copy
+import os
+from pathlib import Path
 
 import lightning.pytorch as lightning
 import numpy as np
@@ -10,6 +12,8 @@ from torch.utils.data import Sampler
 from tlimb.data.dataset import ScanDataset, loader
 from tlimb.data.modules import BaseDataModule
 from tlimb.objectives.term import Term
+from tlimb.scenarios.finetune import finetune
+from tlimb.scenarios.results import Settings
 from tlimb.scenarios.sequential import Sequential
 
 
@@ -168,6 +172,22 @@ class Counting(lightning.Callback):
 
     def load_state_dict(self, state):
         self.count = state["count"]
+
+
+class Ending(lightning.Callback):
+    """Sends one of the processes a signal, after the first batch of the second epoch."""
+
+    def __init__(self, number: int, rank: int):
+        self.number, self.rank = number, rank
+
+    def on_train_batch_end(self, trainer, scenario, outputs, batch, index):
+        if (trainer.current_epoch, index, scenario.rank) == (1, 0, self.rank):
+            os.kill(os.getpid(), self.number)
+
+
+def fine_tuned(job: str, store: str, models: str) -> None:
+    """What the task that trains a pack does."""
+    finetune(Path(job), Path(store), None, Path(models), Settings(torch.device("cpu"), trusted=("own_data",)))
 
 
 class FirstHalf(Sampler):

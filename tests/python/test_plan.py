@@ -60,6 +60,17 @@ def test_classes_of_ones_own_in_the_launch_folder_and_their_values_are_checked(s
     assert refused.exit_code == 1 and "RandomNoise: sd: expected" in refused.output
 
 
+def test_values_that_only_a_term_can_judge_are_told_with_their_place(sweep):
+    document = json.loads(sweep.read_text())
+    auxiliary = [{"class_path": "L2SP", "init_args": {"alpha": -1}}]
+    document["search"] = {"space": {}}
+    document["stages"][1] |= {"strategy": "full", "objective": {"auxiliary": auxiliary}}
+    sweep.write_text(json.dumps(document))
+    refused = CliRunner().invoke(main, ["plan", str(sweep)])
+    assert refused.exit_code == 1
+    assert "stages.finetune.objective.auxiliary[0].init_args.alpha: expected" in refused.output
+
+
 def test_masks_that_a_recipe_asks_for_and_nobody_gives_are_told_before_anything_runs(sweep):
     document = json.loads(sweep.read_text()) | {"recipes": {"default": {"mask": "own"}}}
     sweep.write_text(json.dumps(document))

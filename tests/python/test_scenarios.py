@@ -1,6 +1,8 @@
 """What a step is given and when, for one and two sets of scans, and what a stage's trainer makes of it."""
 
 import math
+import multiprocessing
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,9 @@ import pandas as pd
 import pytest
 import torch
 from contracts import check_json, check_table
-from own_data import Counting, Noted
+from hypothesis import given
+from hypothesis import strategies as st
+from own_data import Counting, Noted, fine_tuned
 from training_jobs import LABELS, make_people, make_store, objective, pack_job, roles, stage, trial_line
 
 from tlimb.config import Trainer, Tuning
@@ -18,6 +22,7 @@ from tlimb.scenarios.apart import fit_apart
 from tlimb.scenarios.device import deterministic, set_up_torch
 from tlimb.scenarios.finetune import finetune
 from tlimb.scenarios.prepare import Source, StageRun, prepare
+from tlimb.scenarios.processes import Turns
 from tlimb.scenarios.progress import TrainingFailed
 from tlimb.scenarios.results import Settings
 from tlimb.scenarios.scenario import fit, steps_an_epoch
@@ -28,6 +33,8 @@ from tlimb.store import Store
 CPU = torch.device("cpu")
 TRUSTED = ("own_data",)
 PLAIN = {"class_path": "own_data.Smooth", "init_args": {}}
+ATTENTION = {"class_path": "ViT", "init_args": {"patch_size": 3, "hidden_size": 8, "layers": 2, "heads": 2}}
+NORMED = {"class_path": "ResNet", "init_args": {"depth": 10, "dims": 3, "width": 0.125}}
 WHOLE = {"class_path": "BaseDataModule", "init_args": {}}
 SGD = {"class_path": "SGD", "init_args": {"lr": 0.01, "momentum": 0.9}}
 NOISE = [{"class_path": "RandomNoise", "init_args": {}}]
@@ -38,11 +45,11 @@ EMA = Tuning(average={"kind": "ema", "decay": 0.5}).model_dump()
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A store of small volumes; a split of 18 people with diagnoses (10 train), and 7 more without."""
+    """A store of small volumes; a split of 18 people with diagnoses (10 train), and 7 more without; 9 for `beside`."""
     set_up_torch(1, training=True)
     folder = tmp_path_factory.mktemp("world")
-    clinic, others = make_people("clinic", 18), make_people("others", 7, seed=1)
-    make_store(folder, pd.concat([clinic, others]), shape=(6, 6, 6))
+    clinic, others, spare = make_people("clinic", 18), make_people("others", 7, seed=1), make_people("spare", 9, seed=2)
+    make_store(folder, pd.concat([clinic, others, spare]), shape=(6, 6, 6))
     more = roles(others, 0, 0).assign(role="unlabelled", age=np.nan, diagnosis=None)
     return folder, roles(clinic, 4, 4), pd.concat([roles(clinic, 4, 4), more], ignore_index=True)
 
@@ -56,13 +63,13 @@ def trainer(**settings) -> dict:
     return Trainer(**settings).model_dump()
 
 
-def prepared(world, two=False, targets=("diagnosis",), **changes):
+def prepared(world, two=False, targets=("diagnosis",), network=PLAIN, **changes):
     """A training of a small network without batch norm, in batches of 4; two: with the second set of scans."""
     folder, one, both = world
     changes = {"strategy": "scratch", "optimizer": SGD, "batch_size": 4, "module": WHOLE, "epochs": 3} | changes
     rows = both if two else one
     spec = stage("finetune", "diagnosis", **changes) | {"targets": list(targets)}
-    run = StageRun(PLAIN, spec, 0, rows, {name: LABELS[name] for name in targets})
+    run = StageRun(network, spec, 0, rows, {name: LABELS[name] for name in targets})
     return prepare(run, Source(Store(folder), rows["scan_id"].tolist(), CPU, TRUSTED))
 
 
@@ -87,6 +94,15 @@ def test_a_step_of_two_sets_is_given_both_and_labels_of_the_first(world):
     several = {"class_path": "Simultaneous", "init_args": {"unlabelled_batch": 2, "epoch": "unlabelled"}}
     notes = noted(prepared(world, two=True, objective=term("Noted"), scenario=several, epochs=1))
     assert [note[2:5] for note in notes] == [(4, 2, 4), (4, 2, 4), (4, 3, 4)]
+
+
+def test_a_scenario_that_shows_one_set_leaves_the_second_one_out(world):
+    plain = {"class_path": "Sequential", "init_args": {}}
+    one, two = (prepared(world, two=two, scenario=plain, objective=term("Noted"), epochs=1) for two in (False, True))
+    assert [note[2:5] for note in noted(two)] == [note[2:5] for note in noted(one)] == [(4, 0, 4), (4, 0, 4), (2, 0, 2)]
+    mixed = [{"class_path": "MixUp", "init_args": {}}]
+    one, two = (prepared(world, two=two, scenario=plain, augment=mixed, epochs=1) for two in (False, True))
+    assert trained(two) == trained(one)
 
 
 def test_progress_runs_from_0_to_1_over_the_planned_steps_of_the_optimiser(world):
@@ -317,16 +333,25 @@ def test_deterministic_holds_for_a_stage_alone(world):
     assert torch.are_deterministic_algorithms_enabled() == before
 
 
-def beside(world, **changes) -> tuple[list[dict], dict]:
+def ending(number: int, rank: int = 0) -> list[dict]:
+    """Callbacks that send a process a signal."""
+    return [{"class_path": "own_data.Ending", "init_args": {"number": int(number), "rank": rank}}]
+
+
+def beside(world, kept=None, **changes) -> tuple[list[dict], dict]:
     """The history and the weights of a training in two processes."""
     training = prepared(world, **changes | {"trainer": trainer(devices=2, **changes.get("trainer", {}))})
-    progress = fit_apart(training, Kept(None, "trial", {}), CPU)
+    progress = fit_apart(training, kept or Kept(None, "trial", {}), CPU)
     return progress.history, training.network.weights()
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_train_on_the_gradients_of_one(world, strategy):
+    folder, one, both = world
+    world = folder, one, pd.concat([both, roles(make_people("spare", 9, seed=2), 9, 0)], ignore_index=True)
+    assert (world[2]["role"] == "validation").sum() == 13  # three batches for two processes
     settings = {"two": True, "batch_size": 6, "objective": term("Critic"), "gradient_clip": 0.5, "scheduler": COSINE}
+    settings["network"] = ATTENTION
     together = beside(world, **settings, trainer={"strategy": strategy})
     training = prepared(world, **settings, trainer=trainer())
     alone = fit(training, Kept(None, "trial", {}), CPU).history
@@ -348,3 +373,48 @@ def test_a_process_that_fails_ends_the_training_with_its_reason(world):
     ):
         with pytest.raises(InputError, match=message):
             beside(world, **changes)
+    folder, one, both = world
+    few = pd.concat([one, both[both["role"] == "unlabelled"].head(1)], ignore_index=True)
+    with pytest.raises(InputError, match="trainer.devices: 2 processes need as many unlabelled scans, found 1"):
+        beside((folder, one, few), two=True)
+
+
+@given(n=st.integers(2, 40), most=st.integers(1, 9), size=st.integers(1, 8))
+def test_processes_validate_on_equally_many_batches_and_every_scan_once(n, most, size):
+    size = min(n, size)
+    turns = [list(Turns(n, most, rank, size)) for rank in range(size)]
+    assert len({len(turn) for turn in turns}) == 1
+    assert sorted(sum(sum(turns, []), [])) == list(range(n))
+    largest = max(len(batch) for turn in turns for batch in turn)
+    assert largest <= most or sum(map(len, turns)) == n // size * size
+
+
+def test_two_processes_go_on_to_the_same_numbers_with_statistics_in_a_mean_of_weights(world, tmp_path):
+    kept = Kept(tmp_path, "trial", {}, seconds=0)
+    settings = {"network": NORMED, "tuning": EMA, "epochs": 2, "trainer": {"keep": "last"}}
+    (whole, weights), (resumed, again) = (beside(world, **settings, kept=kept) for _ in range(2))
+    assert kept.load()["progress"]["history"][0] == whole[0] == resumed[0]
+    assert {**whole[1], "seconds": 0} == {**resumed[1], "seconds": 0}
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+
+
+def test_a_task_that_is_ended_says_so_and_records_no_trial(world, tmp_path):
+    folder, table, _ = world
+    common = {"strategy": "scratch", "module": WHOLE, "batch_size": 4}
+    trials = [
+        trial_line(stage("finetune", "diagnosis", **common, callbacks=ended), architecture=PLAIN)
+        for ended in (ending(signal.SIGTERM), [])
+    ]
+    pack_job(tmp_path / "job", table, trials)
+    given = str(tmp_path / "job"), str(folder), str(tmp_path / "models")
+    process = multiprocessing.get_context("forkserver").Process(target=fine_tuned, args=given)
+    process.start()
+    process.join()
+    assert process.exitcode == 143 and not list((tmp_path / "models").rglob("model.json"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_task_ends_as_one_of_its_processes_was_ended(world, number):
+    with pytest.raises(SystemExit) as ended:
+        beside(world, callbacks=ending(number, rank=1))
+    assert ended.value.code == 128 + number

@@ -98,7 +98,7 @@ def test_nobody_stands_on_two_sides_whatever_the_split(seed, n, scheme):
 
 def test_a_domain_is_tested_and_its_labels_are_hidden_from_training(tmp_path, sites, labels):
     data = {role: CLINIC | {"where": {"site": name}} for role, name in (("source", "east"), ("target", "west"))}
-    document = sweep(data, {"stratify": []}, objective={"auxiliary": [SITE]})
+    document = sweep(data, objective={"auxiliary": [SITE]})
     proposal = propose(document, sites, labels)
     write_round(tmp_path, proposal, sites, {"labels": labels, "files": {}}, 8)
     (job,) = (tmp_path / "jobs").iterdir()
@@ -189,3 +189,76 @@ def test_a_weight_that_is_none_is_told_with_its_path(weight):
     with pytest.raises(InputError) as caught:
         read_sweep(document)
     assert "stages[0].objective.auxiliary[0].weight" in str(caught.value)
+
+
+def test_a_domain_of_which_a_class_could_not_be_tested_is_told(sites, labels):
+    data = {role: CLINIC | {"where": {"site": name}} for role, name in (("source", "east"), ("target", "west"))}
+    told = problems_of(sweep(data, {"stratify": [], "seed": 4, "test": 2, "validation": 2}), sites, labels)
+    assert "too few people: nobody of class" in told
+
+
+def test_people_of_both_domains_are_tested_alike_whatever_the_number_that_trains():
+    rows = [(f"p{i:02d}", site, ["control", "patient"][i % 2]) for i in range(24) for site in ("east", "west")]
+    table = pd.DataFrame(rows, columns=["person", "site", "diagnosis"]).assign(
+        cohort="clinic", modality="T1w", mask=None, subject=lambda t: t["person"], scan_id=lambda t: t["person"] + "/" + t["site"]
+    )
+    extra = [(f"w{i:02d}", "west", ["control", "patient"][i % 2]) for i in range(16)]
+    more = pd.DataFrame(extra, columns=["person", "site", "diagnosis"]).assign(
+        cohort="clinic", modality="T1w", mask=None, subject=lambda t: t["person"], scan_id=lambda t: t["person"] + "/west"
+    )
+    labels = {
+        "site": {"kind": "classification", "classes": ["east", "west"]},
+        "diagnosis": {"kind": "classification", "classes": ["control", "patient"]},
+    }
+    data = {role: CLINIC | {"where": {"site": name}} for role, name in (("source", "east"), ("target", "west"))}
+    found = []
+    for n in (4, 6):
+        proposal = propose(sweep(data, {"n": n}), pd.concat([table, more], ignore_index=True), labels)
+        found.append(roles_of(proposal, proposal.trials[0]["split"]))
+    assert found[0]["test"] == found[1]["test"] and found[0]["validation"] == found[1]["validation"]
+
+
+def test_hidden_targets_are_in_no_identity_and_the_meaning_of_columns_is(sites, labels):
+    ages = {"labelled": {"cohort": "lifespan", "n": 12}, "unlabelled": {"cohort": "lifespan"}, "module": SLICES}
+    first = {"name": "pretrain", "targets": "age", "epochs": 1, "data": ages, "split": {"validation": 3, "test": 3}}
+    first["objective"] = {"auxiliary": [SITE]}
+    document = sweep({"labelled": CLINIC}, stages=[first])
+    proposal = propose(document, sites, labels)
+    hidden = proposal.splits.loc[proposal.splits["role"] == "unlabelled", "scan_id"]
+    other = sites.assign(age=sites["age"].mask(sites["scan_id"].isin(hidden), 50.0))
+    assert propose(document, other, labels).pretrainings[0]["id"] == proposal.pretrainings[0]["id"]
+    ordered = labels | {"site": {"kind": "ordinal", "classes": ["west", "east"]}}
+    assert propose(document, sites, ordered).pretrainings[0]["id"] != proposal.pretrainings[0]["id"]
+
+
+def test_variants_of_earlier_stages_are_checked_like_the_first(sites, labels):
+    first = {"name": "pretrain", "targets": "age", "epochs": 1, "data": {"labelled": {"cohort": "lifespan"}, "module": SLICES}}
+    document = sweep({"labelled": CLINIC}, stages=[first])
+    for key, variant, told in [
+        ("auxiliary", [{"class_path": "AdversarialRemoval", "init_args": {"column": "sitee"}}], "no label column is called 'sitee'"),
+        ("primary", {"class_path": "CrossEntropy"}, "it is for the kind classification"),
+    ]:
+        plain = [] if key == "auxiliary" else None
+        document["search"] = {"space": {f"stages.pretrain.objective.{key}": [plain, variant]}}
+        assert told in problems_of(document, sites, labels)
+    sites["site"] = "east"
+    document["search"] = {"space": {"stages.finetune.objective.auxiliary": [[], [SITE]]}}
+    assert "the scans that train have east of 'site'" in problems_of(document, sites, labels)
+
+
+def test_trials_that_look_at_other_columns_are_packed_apart(tmp_path, sites, labels):
+    balanced = {"class_path": "BalancedSampler", "init_args": {"label": "site"}}
+    document = sweep({"labelled": CLINIC})
+    document["search"] = {"space": {"*": [{"stages.finetune.data.sampler": balanced}, {"stages.finetune.objective.auxiliary": [SITE]}]}}
+    proposal = propose(document, sites, labels)
+    write_round(tmp_path, proposal, sites, {"labels": labels, "files": {}}, 8)
+    jobs = [read_json(job / "job.json") for job in (tmp_path / "jobs").iterdir()]
+    assert sorted(list(job["columns"]) for job in jobs) == [[], ["site"]]
+
+
+def test_parts_of_a_domain_and_external_cohorts_are_never_one(table, labels):
+    renamed = table.assign(cohort=table["cohort"].replace("lifespan", "source"), site=["east", "west"] * 30)
+    labels["site"] = {"kind": "classification", "classes": ["east", "west"], "n": 60}
+    data = {role: CLINIC | {"where": {"site": name}} for role, name in (("source", "east"), ("target", "west"))}
+    document = sweep(data) | {"evaluate": {"external": [{"cohort": "source"}]}}
+    assert "is what a part of the stage's own domains is called" in problems_of(document, renamed, labels)

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
+from tlimb.objectives.numbers import at_least
 from tlimb.objectives.term import Beginning, Step, Term
-from tlimb.objectives.views import at_least, two_views, views_of
+from tlimb.objectives.views import two_views, views_of
 
 
 class BarlowTwins(Term):
@@ -21,7 +22,9 @@ class BarlowTwins(Term):
     for the usual ones.
     """
 
+    needs = ("moving",)
     on_images = True
+    own_pass = True
     heads = {
         "projection": {
             "class_path": "ProjectionHead",

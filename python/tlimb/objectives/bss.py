@@ -7,7 +7,7 @@ transfer learning", NeurIPS.
 import torch
 from torch import Tensor
 
-from tlimb.objectives.numbers import require_at_least
+from tlimb.objectives.numbers import at_least
 from tlimb.objectives.term import Step, Term
 
 
@@ -25,7 +25,7 @@ class BSS(Term):
 
     def __init__(self, k: int = 1):
         super().__init__()
-        require_at_least("BSS", 1, k=k)
+        at_least(k=(k, 1))
         self.k = k
 
     def forward(self, step: Step) -> Tensor:

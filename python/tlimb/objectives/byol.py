@@ -9,8 +9,10 @@ from torch.nn.functional import cosine_similarity
 
 from tlimb.architectures.network import Network
 from tlimb.errors import InputError, Problem
+from tlimb.objectives.numbers import at_least
+from tlimb.objectives.own_pass import kept_statistics
 from tlimb.objectives.term import Beginning, Step, Term
-from tlimb.objectives.views import at_least, require_company, views_of
+from tlimb.objectives.views import require_company, views_of
 
 
 class BYOL(Term):
@@ -29,13 +31,16 @@ class BYOL(Term):
     keep the last epoch's (`"trainer": {"keep": "last"}`).
 
     It learns from all scans of a batch, labelled or not, and compares none with another, so that several devices change
-    only what batch norm sees. For batch norm a training batch of one scan is an error.
+    only what batch norm sees. For batch norm a training batch of one scan is an error; beside targets the network's
+    running statistics do not move.
 
     momentum: tau at the first step, from 0 to 1. views: augmentations {"class_path", "init_args"} that make a view;
     null for the usual ones.
     """
 
+    needs = ("moving",)
     on_images = True
+    own_pass = True
     heads = {"prediction": {"class_path": "PredictionHead", "init_args": {}}}
 
     def __init__(self, momentum: float = 0.996, views: list[dict] | None = None):
@@ -61,7 +66,8 @@ class BYOL(Term):
         if step.training:
             require_company(step)
         views = self.view(step.images), self.view(step.images)
-        predicted = [step.network.passed(view, names=["prediction"]).outputs["prediction"] for view in views]
+        with kept_statistics(step):
+            predicted = [step.network.passed(view, names=["prediction"]).outputs["prediction"] for view in views]
         for copied, module in zip(self.target.modules(), projecting(step.network).modules(), strict=True):
             copied.training = module.training
         with torch.no_grad():

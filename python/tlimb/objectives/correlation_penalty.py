@@ -83,9 +83,10 @@ class CorrelationPenalty(Term):
 
 
 def predicted(target: Target, outputs: Tensor) -> Tensor:
-    """A head's raw outputs (B, outputs) as what they predict, (B, m): quantities, risks, probabilities."""
+    """A head's raw outputs (B, outputs) as what they predict, (B, m): quantities, of bins too, in standard deviations of the
+    training labels, risks, probabilities."""
     if target.bins:
-        centres = torch.tensor(target.bins.centres, dtype=outputs.dtype, device=outputs.device)
+        centres = torch.as_tensor((target.bins.centres - target.mean) / target.sd).to(outputs)
         return outputs.softmax(1) @ centres[:, None]
     if target.kind == "classification":
         return outputs.softmax(1)

@@ -4,6 +4,8 @@ Li, Xiong, Wang, Rao, Liu, Huan (2019), "DELTA: deep learning transfer using fea
 convolutional networks", ICLR.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -13,7 +15,7 @@ from tlimb.errors import InputError, Problem
 from tlimb.objectives.attention import channel_attention
 from tlimb.objectives.frozen import FrozenEncoder, require_pretrained
 from tlimb.objectives.l2sp import squared_norm
-from tlimb.objectives.numbers import require_at_least
+from tlimb.objectives.numbers import at_least
 from tlimb.objectives.term import Beginning, Step, Term
 from tlimb.objectives.watching import channel_axis, chosen_layers, watched
 
@@ -51,8 +53,7 @@ class DELTA(Term):
         scans: int = 128,
     ):
         super().__init__()
-        require_at_least("DELTA", alpha=alpha, beta=beta)
-        require_at_least("DELTA", 1, scans=scans)
+        at_least(alpha=(alpha, 0), beta=(beta, 0), scans=(scans, 1))
         self.alpha, self.beta, self.asked = alpha, beta, layers
         self.attention, self.scans = attention, scans
         self.layers: list[str] = []
@@ -71,10 +72,11 @@ class DELTA(Term):
         for number, name in enumerate(self.layers):
             self.register_buffer(f"attention{number}", weights[name])
 
-    def before_pass(self, step: Step) -> None:
-        """Let the step's pass be watched; called before it is made."""
+    @contextmanager
+    def around_pass(self, step: Step) -> Iterator[None]:
+        """Within it the step's pass is watched."""
         with watched(step.network.encoder, self.layers) as self._made:
-            _ = step.passed
+            yield
 
     def forward(self, step: Step) -> Tensor:
         """The penalty, a scalar. Raises InputError where the pass was made before it could be watched."""

@@ -8,7 +8,7 @@ from tlimb.data.targets import Target
 from tlimb.errors import InputError, Problem
 from tlimb.objectives.agreement import divergence
 from tlimb.objectives.frozen import FrozenEncoder, require_pretrained
-from tlimb.objectives.numbers import require_at_least
+from tlimb.objectives.numbers import at_least
 from tlimb.objectives.source_heads import source_head
 from tlimb.objectives.term import Beginning, Step, Term
 
@@ -36,7 +36,7 @@ class FeatureDistillation(Term):
 
     def __init__(self, kind: Literal["features", "outputs"] = "features", temperature: float = 2.0):
         super().__init__()
-        require_at_least("FeatureDistillation", 1e-3, temperature=temperature)
+        at_least(temperature=(temperature, 1e-3))
         self.kind, self.temperature = kind, temperature
         self.sources: tuple[Target, ...] = ()
 

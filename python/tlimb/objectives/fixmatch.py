@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tlimb.errors import InputError, Problem
+from tlimb.objectives.domains import nothing
 from tlimb.objectives.own_pass import still_statistics
 from tlimb.objectives.term import Beginning, Step, Term
 from tlimb.objectives.views import views_of
@@ -74,8 +75,10 @@ class FixMatch(Term):
         self.strongly = views_of(strong if self.strong is None else self.strong, beginning)
 
     def forward(self, step: Step) -> Tensor:
-        """The term's value, a scalar."""
+        """The term's value, a scalar; 0 for a batch without scans of U."""
         images, network = step.unlabelled_images, step.network
+        if not len(images):
+            return nothing(step)
         with still_statistics(network):
             # First the pass with a gradient: what autocast keeps of weights in a pass without one has none.
             strong = network.passed(self.strongly(images), self.names).outputs

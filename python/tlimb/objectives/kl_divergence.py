@@ -15,6 +15,7 @@ class KLDivergence(Term):
     of that distribution. Beside Reconstruction by l1, the bound of a Laplace distribution of scale 1 has weight 1/2.
     """
 
+    needs = ("moving",)
     sees_unlabelled = True
     heads = {"posterior": {"class_path": "PosteriorHead", "init_args": {}}}
 

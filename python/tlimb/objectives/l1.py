@@ -30,6 +30,7 @@ class L1Code(Term):
     Goodfellow, Bengio, Courville (2016), "Deep learning", MIT Press, section 14.2.1 (sparse autoencoders).
     """
 
+    needs = ("moving",)
     default_weight = 1e-6
     heads = {"code": {"class_path": "CodeHead", "init_args": {}}}
 

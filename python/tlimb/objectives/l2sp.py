@@ -6,7 +6,7 @@ Li, Grandvalet, Davoine (2018), "Explicit inductive bias for transfer learning w
 from torch import Tensor, nn
 
 from tlimb.objectives.frozen import require_pretrained
-from tlimb.objectives.numbers import require_at_least
+from tlimb.objectives.numbers import at_least
 from tlimb.objectives.term import Beginning, Step, Term
 
 
@@ -14,9 +14,10 @@ class L2SP(Term):
     r"""Omega(w) = alpha / 2 ||w_S - w_S^0||_2^2 + beta / 2 ||w_notS||_2^2.
 
     w_S are the weights of the pretrained encoder, w_S^0 the values they start from, w_notS the weights of the new
-    heads; the norms are sums, not means. As in the authors' code, weights are the kernels of convolutions and the
-    matrices of linear layers: biases and the scale and shift of batch norm are free. It takes the place of weight
-    decay: set that of the optimiser to 0 to have L2-SP alone.
+    heads; the norms are sums, not means. Weights are all parameters of more than one axis: the kernels of convolutions
+    and the matrices of linear layers, as in the authors' code, and what else has several axes, such as the class token
+    and the positions of a ViT. Biases and the scale and shift of norms are free. It takes the place of weight decay: set
+    that of the optimiser to 0 to have L2-SP alone. Where the encoder is frozen, beta alone acts.
 
     It knows no third kind of weights: blocks that start anew, adapters and parts without weights are refused beside it.
 
@@ -29,7 +30,7 @@ class L2SP(Term):
 
     def __init__(self, alpha: float = 0.01, beta: float = 0.01):
         super().__init__()
-        require_at_least("L2SP", alpha=alpha, beta=beta)
+        at_least(alpha=(alpha, 0), beta=(beta, 0))
         self.alpha, self.beta = alpha, beta
 
     def start(self, beginning: Beginning) -> None:
@@ -48,7 +49,7 @@ class L2SP(Term):
 
 
 def kernels(module: nn.Module) -> list[nn.Parameter]:
-    """Kernels of convolutions and matrices of linear layers: what has more than one axis."""
+    """Parameters of more than one axis: kernels of convolutions, matrices of linear layers, tokens and positions."""
     return [parameter for parameter in module.parameters() if parameter.ndim > 1]
 
 

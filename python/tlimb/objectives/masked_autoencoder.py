@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from tlimb.architectures.position import sinusoids
 from tlimb.errors import InputError, Problem
+from tlimb.objectives.own_pass import kept_statistics
 from tlimb.objectives.term import Beginning, Step, Term
 
 WHERE = "objective: MaskedAutoencoder"
@@ -36,7 +37,7 @@ class MaskedAutoencoder(Term):
     values out of range.
     """
 
-    needs = ("tokens",)
+    needs = ("tokens", "moving")
     on_images = True
 
     def __init__(
@@ -50,13 +51,13 @@ class MaskedAutoencoder(Term):
         super().__init__()
         problems = []
         if not 0 < masked < 1:
-            problems.append(Problem(f"{WHERE}: masked", f"expected a share above 0 and below 1, found {masked}"))
+            problems.append(Problem("masked", f"expected a share above 0 and below 1, found {masked}"))
         for name, count in {"width": width, "depth": depth, "attentions": attentions}.items():
             if count < 1:
-                problems.append(Problem(f"{WHERE}: {name}", f"expected at least 1, found {count}"))
+                problems.append(Problem(name, f"expected at least 1, found {count}"))
         if not problems and width % attentions:
             message = f"{width} cannot be shared by {attentions} attentions; it must be a multiple of their number"
-            problems.append(Problem(f"{WHERE}: width", message))
+            problems.append(Problem("width", message))
         if problems:
             raise InputError(problems)
         self.masked, self.width, self.depth, self.attentions = masked, width, depth, attentions
@@ -85,7 +86,8 @@ class MaskedAutoencoder(Term):
         """The mean error of each scan's hidden patches, (B,)."""
         encoder, images = step.network.encoder, step.images
         order = torch.rand(len(images), prod(encoder.grid)).argsort(1).to(images.device)
-        tokens = step.network.visible(images, order[:, : self.shown])
+        with kept_statistics(step):
+            tokens = step.network.visible(images, order[:, : self.shown])
         predicted = self.decoder(tokens, order, self.shown).float()
         wanted = self.wanted(pad(images, encoder.padding), encoder.grid)
         hidden = wanted[torch.arange(len(images), device=images.device)[:, None], order[:, self.shown :]]
@@ -121,8 +123,8 @@ class PatchDecoder(nn.Module):
     def forward(self, tokens: Tensor, order: Tensor, shown: int) -> Tensor:
         """(B, shown, channels), after a class token if there is one -> (B, patches - shown, D).
 
-        order: (B, patches), numbers of the patches that were shown, in the order of their tokens, then of the others, in
-        the order of what is predicted.
+        order: (B, patches), numbers of the patches that were shown, in the order of their tokens, then of the others,
+        in the order of what is predicted.
         """
         tokens, first = self.embed(tokens), tokens.shape[1] - shown
         hidden = self.hidden.to(tokens.dtype).expand(len(order), order.shape[1] - shown, -1)

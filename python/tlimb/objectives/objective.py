@@ -1,7 +1,8 @@
 """The sum that training minimises: a primary term over all targets, and auxiliary terms."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from inspect import signature
 from math import inf
@@ -29,6 +30,9 @@ USUAL = {
     "survival": "Cox",
 }
 """Kind of a target -> its loss where the sweep names none and its head has no bins."""
+
+RESERVED = ("primary", "loss", "combine")
+"""Names that mean something else among the terms and in the history; a term of a class called so is the second one."""
 
 
 class Objective(nn.Module):
@@ -85,9 +89,31 @@ class Objective(nn.Module):
         first = {} if self._on_images is None else {"primary": self._on_images}
         return first | dict(zip(self.names, self.auxiliary))
 
-    def heads(self) -> dict[str, dict]:
-        """Heads that the terms need beside those of the targets: name -> {"class_path", "init_args"}."""
-        return {name: spec for term in self.terms.values() for name, spec in getattr(term, "heads", {}).items()}
+    def heads(self, given: Iterable[str] = ()) -> dict[str, dict]:
+        """Heads that the terms need beside those of the targets: name -> {"class_path", "init_args"}.
+
+        given: names that the stage's own `heads` has, which are left out. Raises InputError where two terms ask for
+        different heads of one name, which they would share.
+        """
+        asked, first, problems = {}, {}, []
+        for term in self.terms.values():
+            for name, spec in getattr(term, "heads", {}).items():
+                if name in given:
+                    continue
+                if asked.setdefault(name, spec) != spec:
+                    message = f"{first[name]} and {type(term).__name__} ask for different ones, and would share it"
+                    problems.append(Problem(f"heads.{name}", message, "leave out one of the two, or set it"))
+                first.setdefault(name, type(term).__name__)
+        if problems:
+            raise InputError(problems)
+        return asked
+
+    def passed_heads(self) -> tuple[str, ...]:
+        """Heads that a step's pass takes: those of the targets, of the primary term, and of the auxiliary terms that do
+        not pass theirs by themselves."""
+        terms = [term for name, term in self.terms.items() if name == "primary" or not getattr(term, "own_pass", False)]
+        names = [name for term in terms for name in getattr(term, "heads", {})]
+        return tuple(dict.fromkeys([*(target.name for target in self.targets), *names]))
 
     def columns(self) -> list[str]:
         """Label columns that the terms look at, each once."""
@@ -120,9 +146,7 @@ class Objective(nn.Module):
         planned = zip(self.names, self.auxiliary, self.weights)
         now = [(name, term, weight_at(weight, step.progress)) for name, term, weight in planned]
         terms = [(name, term, weight) for name, term, weight in now if weight > 0]
-        for _, term, _ in terms:
-            if hasattr(term, "before_pass"):
-                term.before_pass(step)
+        _watch([term for _, term, _ in terms if hasattr(term, "around_pass")], step)
         weight = weight_at(self.primary_weight, step.progress)
         if weight > 0:
             values["primary"] = weight * (self._of_images(step) if self._on_images else self._of_targets(step))
@@ -187,6 +211,15 @@ class Objective(nn.Module):
     def _without(self, losses: dict[str, Tensor], outputs: dict[str, Tensor]) -> Tensor | float:
         """0, with a gradient of 0 for targets that have no loss in this batch."""
         return _nothing([outputs[target.name] for target in self.targets if target.name not in losses])
+
+
+def _watch(terms: Sequence[nn.Module], step: Step) -> None:
+    """Make the step's pass while these terms look at it, if there are any."""
+    with ExitStack() as around:
+        for term in terms:
+            around.enter_context(term.around_pass(step))
+        if terms:
+            _ = step.passed
 
 
 def _weighted(target: Target, labels: list[Tensor] | Mixed, place: int) -> list[tuple[Tensor, Tensor | float]]:
@@ -315,7 +348,7 @@ def _unfit(made: type, name: str, target: Target) -> str:
 
 def _auxiliary(specs: Sequence[dict], trusted, problems: list[Problem]) -> dict[str, tuple[nn.Module, float | dict]]:
     """Name of a term -> term and weight, without those of weight 0; what is wrong is added to `problems`."""
-    terms, seen = {}, []
+    terms, seen = {}, list(RESERVED)
     for place, spec in enumerate(specs):
         where = f"objective.auxiliary[{place}]"
         made = registry.load("objective", spec["class_path"], trusted)

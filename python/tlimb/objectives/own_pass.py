@@ -1,10 +1,12 @@
 """Passes that a term makes through the network beside the step's own."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from tlimb.objectives.term import Step
 
 
 @contextmanager
@@ -20,3 +22,9 @@ def still_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for norm in moving:
             norm.track_running_stats = True
+
+
+def kept_statistics(step: Step) -> AbstractContextManager:
+    """What a term's own pass stands in: `still_statistics` beside targets; without any targets nothing, since there
+    the running statistics are of such passes."""
+    return still_statistics(step.network) if step.labels else nullcontext()

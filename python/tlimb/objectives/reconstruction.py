@@ -1,6 +1,5 @@
 """Reconstruction: the images themselves are what is predicted."""
 
-from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
 from tlimb.errors import InputError, Problem
-from tlimb.objectives.own_pass import still_statistics
+from tlimb.objectives.own_pass import kept_statistics
 from tlimb.objectives.term import Step, Term
 
 
@@ -28,6 +27,7 @@ class Reconstruction(Term):
     and beside targets leaves batch norm's running statistics alone.
     """
 
+    needs = ("moving",)
     on_images = True
     sees_unlabelled = True
     head = "reconstruction"
@@ -35,10 +35,15 @@ class Reconstruction(Term):
 
     def __init__(self, loss: Literal["mse", "l1"] = "mse", masked: float = 0.0, patch: int = 8):
         super().__init__()
-        if not 0 <= masked < 1 or patch < 1:
-            message = f"expected masked from 0 to below 1 and patch of at least 1, found {masked} and {patch}"
-            raise InputError([Problem("Reconstruction", message)])
+        problems = []
+        if not 0 <= masked < 1:
+            problems.append(Problem("masked", f"expected a share from 0 to below 1, found {masked}"))
+        if patch < 1:
+            problems.append(Problem("patch", f"expected at least 1, found {patch}"))
+        if problems:
+            raise InputError(problems)
         self.loss, self.masked, self.patch = loss, masked, patch
+        self.own_pass = masked > 0
         self.sees_unlabelled = masked == 0  # its own pass takes them where it masks
         self.mask: Tensor | None = None
 
@@ -57,7 +62,7 @@ class Reconstruction(Term):
         """The mean error of each scan, (B,), over all of its voxels or those that were hidden."""
         if self.masked and step.seen != self.seen:
             images = step.images
-            with still_statistics(step.network) if step.labels else nullcontext():
+            with kept_statistics(step):
                 made = step.network.passed(self.seen(images), [self.head]).outputs[self.head]
         else:
             images = step.images if step.whole else step.labelled_images

@@ -1,13 +1,11 @@
 """Rotation prediction: by which quarter turns was this image turned?"""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tlimb.errors import InputError, Problem
-from tlimb.objectives.own_pass import still_statistics
+from tlimb.objectives.own_pass import kept_statistics
 from tlimb.objectives.term import Beginning, Step, Term
 
 TURNS = {
@@ -37,6 +35,7 @@ class RotationPrediction(Term):
     whatever class, so that an image keeps its shape and its frame tells nothing.
     """
 
+    needs = ("moving",)
     on_images = True
 
     def __init__(self):
@@ -61,7 +60,7 @@ class RotationPrediction(Term):
     def each(self, step: Step) -> Tensor:
         """The cross-entropy of each scan, (B,)."""
         classes = torch.randint(self.classify.out_features, (len(step.images),))
-        with still_statistics(step.network) if step.labels else nullcontext():
+        with kept_statistics(step):
             features = step.network.passed(turned(step.images, classes), []).features
         return cross_entropy(self.classify(features).float(), classes.to(features.device), reduction="none")
 

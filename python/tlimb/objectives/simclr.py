@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tlimb.objectives.numbers import at_least
 from tlimb.objectives.term import Beginning, Step, Term
-from tlimb.objectives.views import at_least, two_views, views_of
+from tlimb.objectives.views import two_views, views_of
 
 
 class SimCLR(Term):
@@ -24,7 +25,9 @@ class SimCLR(Term):
     ones.
     """
 
+    needs = ("moving",)
     on_images = True
+    own_pass = True
     heads = {"projection": {"class_path": "ProjectionHead", "init_args": {}}}
 
     def __init__(self, temperature: float = 0.1, views: list[dict] | None = None):

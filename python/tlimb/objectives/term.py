@@ -22,6 +22,7 @@ class Step:
     have labels, B1. progress: 0 at the first step of training, 1 at the last one. epoch: counted from 1. training:
     False on the validation part. featured: `images` are features (B, F) of a frozen encoder. whole: the pass takes
     unlabelled images too. seen: what is done to images before the pass, for a primary term that hides parts of them.
+    names: of the heads that the pass takes, all where None.
     """
 
     network: Network
@@ -35,6 +36,7 @@ class Step:
     featured: bool = False
     whole: bool = False
     seen: Callable[[Tensor], Tensor] | None = None
+    names: tuple[str, ...] | None = None
 
     @property
     def labelled_images(self) -> Tensor:
@@ -52,7 +54,8 @@ class Step:
         the labelled ones, or of all in a stage without labels."""
         images = self.images if self.whole else self.labelled_images
         images = images if self.seen is None else self.seen(images)
-        return self.network.passed_features(images) if self.featured else self.network.passed(images)
+        network = self.network
+        return network.passed_features(images, self.names) if self.featured else network.passed(images, self.names)
 
     @property
     def outputs(self) -> dict[str, Tensor]:
@@ -109,14 +112,18 @@ class Term(nn.Module):
     Class attributes, plain values that are read before anything is imported:
     needs: what it cannot do without: "pretrained" (weights to start from), "whole" (all of the encoder is pretrained:
     no new blocks, adapters or parts), "unlabelled" (a second set of scans: `data.unlabelled` or `data.target`),
-    "target" (one or more), "targets" (two or more), "moving" (an encoder that trains), "fisher" (kept by the stage before), "tokens" (an encoder that can pass some
-    patches alone), "source_head" (a head of classes or bins in the stage
-    before), "column" (its argument `column` names a label column).
+    "target" (one or more), "targets" (two or more), "moving" (an encoder that trains), "fisher" (kept by the stage
+    before), "tokens" (an encoder that can pass some patches alone), "source_head" (a head of classes or bins in the
+    stage before), "column" (its argument `column` names a label column).
     sees_unlabelled: the pass of a step takes unlabelled images too, for `unlabelled_outputs` and `unlabelled_features`.
     on_images: it learns from images alone, and may be the primary term of a stage without targets.
     heads: name -> {"class_path", "init_args"} of heads that it asks for beside those of the targets.
+    own_pass: it passes images through its heads by itself, so that as an auxiliary term it finds no outputs of them in
+    `Step.outputs`; an instance may say otherwise than its class.
     on_features: it looks at no images and no maps, so that features of a frozen encoder may stand for the images.
     default_weight: its weight in the sum where the sweep says none.
+
+    It may have a method `around_pass(step)`, a context manager in which the step's pass is made, to look at layers.
 
     What it keeps between steps belongs into buffers or modules: they move to the device, are saved with the state of
     training, and parameters with a gradient are trained beside the network's.
@@ -126,6 +133,7 @@ class Term(nn.Module):
     sees_unlabelled = False
     on_images = False
     on_features = False
+    own_pass = False
     heads: dict[str, dict] = {}
     default_weight = 1.0
 

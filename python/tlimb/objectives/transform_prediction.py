@@ -1,14 +1,13 @@
 """Transform prediction: how was this image turned, scaled, sheared and moved?"""
 
 import math
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from tlimb.data.augment.affine import RandomAffine
 from tlimb.errors import InputError, Problem
-from tlimb.objectives.own_pass import still_statistics
+from tlimb.objectives.own_pass import kept_statistics
 from tlimb.objectives.term import Beginning, Step, Term
 
 WHERE = "objective: TransformPrediction"
@@ -25,25 +24,27 @@ class TransformPrediction(Term):
 
     degrees, scale, shear: largest amounts, as RandomAffine has them: about each axis (slices: in the plane), by which
     each axis' factor is off 1, of each entry of the shear; translation: in voxels, along each axis. What is 0 is
-    neither done nor predicted. For volumes these are 12 parameters, for slices 6. As an auxiliary term it passes all scans of a
-    step twice, labelled or not, and beside targets leaves batch norm's running statistics alone. Raises InputError for
-    values out of range.
+    neither done nor predicted. For volumes these are 12 parameters, for slices 6. As an auxiliary term it
+    passes all scans of a step twice, labelled or not, and beside targets leaves batch norm's running statistics alone.
+    Raises InputError for values out of range.
     """
 
+    needs = ("moving",)
     on_images = True
 
     def __init__(self, degrees: float = 20.0, scale: float = 0.15, shear: float = 0.1, translation: float = 4.0):
         super().__init__()
         amounts = {"degrees": degrees, "scale": scale, "shear": shear, "translation": translation}
         problems = [
-            Problem(f"{WHERE}: {name}", f"expected a number of at least 0, found {amount}")
+            Problem(name, f"expected a number of at least 0, found {amount}")
             for name, amount in amounts.items()
             if not 0 <= amount < math.inf
         ]
         if scale > 0.9:
-            problems.append(Problem(f"{WHERE}: scale", f"expected at most 0.9, found {scale}"))
+            problems.append(Problem("scale", f"expected at most 0.9, found {scale}"))
         if not any(amounts.values()):
-            problems.append(Problem(WHERE, "does nothing where degrees, scale, shear and translation are all 0"))
+            message = "does nothing where scale, shear and translation are 0 as well"
+            problems.append(Problem("degrees", message, "expected a number above 0 for one of the four"))
         if problems:
             raise InputError(problems)
         self.amounts = {name: amount for name, amount in amounts.items() if amount > 0}
@@ -65,7 +66,7 @@ class TransformPrediction(Term):
         """The mean squared error of each scan's parameters, (B,)."""
         drawn = self.augment.draw(step.images.shape)
         both = torch.cat([step.images, self.augment.apply(step.images, drawn)])
-        with still_statistics(step.network) if step.labels else nullcontext():
+        with kept_statistics(step):
             features = torch.cat(step.network.passed(both, []).features.chunk(2), dim=1)
         wanted = self.standardised(drawn).to(features.device)
         return (self.predict(features).float() - wanted).square().mean(dim=1)

@@ -3,8 +3,9 @@
 from torch import Tensor
 from torch.nn.functional import relu
 
+from tlimb.objectives.numbers import at_least
 from tlimb.objectives.term import Beginning, Step, Term
-from tlimb.objectives.views import at_least, two_views, views_of
+from tlimb.objectives.views import two_views, views_of
 
 
 class VICReg(Term):
@@ -28,7 +29,9 @@ class VICReg(Term):
     null for the usual ones.
     """
 
+    needs = ("moving",)
     on_images = True
+    own_pass = True
     heads = {
         "projection": {
             "class_path": "ProjectionHead",

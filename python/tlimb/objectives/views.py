@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tlimb import registry
 from tlimb.errors import InputError, Problem
+from tlimb.objectives.own_pass import kept_statistics
 from tlimb.objectives.term import Beginning, Step
 
 BRAIN = (
@@ -81,15 +82,16 @@ def views_of(views: list[dict] | None, beginning: Beginning) -> Views:
 def two_views(step: Step, view: Views, head: str, together: bool = False) -> tuple[Tensor, Tensor]:
     """What a head makes of two views of all images of a batch, (B, width) each.
 
-    together: both in one pass, so that batch norm takes its statistics over both; else one pass each. Raises InputError
-    for a batch of one scan, which has no other to be told from.
+    together: both in one pass, so that batch norm takes its statistics over both; else one pass each. Beside targets its
+    running statistics do not move. Raises InputError for a batch of one scan, which has no other to be told from.
     """
     require_company(step)
     first, second = view(step.images), view(step.images)
-    if together:
-        outputs = step.network.passed(torch.cat([first, second]), names=[head]).outputs[head]
-        return outputs[: len(first)], outputs[len(first) :]
-    return tuple(step.network.passed(images, names=[head]).outputs[head] for images in (first, second))
+    with kept_statistics(step):
+        if together:
+            outputs = step.network.passed(torch.cat([first, second]), names=[head]).outputs[head]
+            return outputs[: len(first)], outputs[len(first) :]
+        return tuple(step.network.passed(images, names=[head]).outputs[head] for images in (first, second))
 
 
 def require_company(step: Step) -> None:
@@ -98,17 +100,6 @@ def require_company(step: Step) -> None:
         message = "a batch of one scan has nothing to compare it with"
         hint = "expected 2 or more scans in a batch, on each device, and in validation"
         raise InputError([Problem("batch_size", message, hint)])
-
-
-def at_least(**arguments: tuple[float, float]) -> None:
-    """Raises InputError for arguments of a term that are not numbers of at least so much: name -> (value, least)."""
-    problems = [
-        Problem(name, f"expected a number of at least {least:g}, found {value}")
-        for name, (value, least) in arguments.items()
-        if not least <= value < float("inf")
-    ]
-    if problems:
-        raise InputError(problems)
 
 
 def _built(spec: dict, dims: int, where: str, trusted):

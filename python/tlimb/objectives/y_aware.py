@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from tlimb.errors import InputError, Problem
+from tlimb.objectives.numbers import at_least
 from tlimb.objectives.simclr import nt_xent
 from tlimb.objectives.term import Beginning, Step, Term
-from tlimb.objectives.views import at_least, two_views, views_of
+from tlimb.objectives.views import two_views, views_of
 
 
 class YAware(Term):
@@ -29,8 +30,9 @@ class YAware(Term):
     null for the usual ones.
     """
 
-    needs = ("column",)
+    needs = ("column", "moving")
     on_images = True
+    own_pass = True
     heads = {"projection": {"class_path": "ProjectionHead", "init_args": {}}}
 
     def __init__(self, column: str, sigma: float = 5.0, temperature: float = 0.1, views: list[dict] | None = None):

@@ -1,6 +1,8 @@
 """A training in several processes of its own, from a process that may have others to do."""
 
 import os
+import signal
+import sys
 import tempfile
 from dataclasses import asdict
 from multiprocessing import set_forkserver_preload
@@ -17,6 +19,7 @@ from tlimb.scenarios.device import set_up_torch
 from tlimb.scenarios.processes import LEAST
 from tlimb.scenarios.progress import Progress, TrainingFailed
 from tlimb.scenarios.scenario import Training, trained
+from tlimb.scenarios.trainer import KILLED, TERMINATED
 from tlimb.state import Kept, read_state, write_state
 from tlimb.store import Store
 
@@ -27,8 +30,9 @@ def fit_apart(training: Training, kept: Kept, device: torch.device) -> Progress:
     They are forks of a process that has imported what they need and done nothing, so that the next training of a pack
     need not import it again. Each prepares the training anew and trains on its part of every batch; the first writes
     states, and its result is the training's. Where one fails the others are ended. Raises TrainingFailed with what that
-    one said, OSError where that was the machine's fault, and InputError for more devices than there are GPUs, for too
-    few scans in a batch, and for what an encoder that is divided cannot do.
+    one said, OSError where that was the machine's fault, SystemExit (143, 137) where one was ended by SIGTERM or
+    SIGKILL, and InputError for more devices than there are GPUs, for too few scans in a batch, and for what an encoder
+    that is divided cannot do.
     """
     size = training.stage["trainer"]["devices"]
     _check(training, size, device)
@@ -37,10 +41,13 @@ def fit_apart(training: Training, kept: Kept, device: torch.device) -> Progress:
     scans = source.store.folder, source.store.shards, source.scan_ids, source.trusted
     with tempfile.TemporaryDirectory() as folder:
         given = (size, port, threads, device.type, run, scans, kept, folder)
+        set_forkserver_preload(["tlimb.scenarios.prepare"])
+        started = start_processes(_train, given, nprocs=size, join=False, start_method="forkserver", daemon=True)
         try:
-            set_forkserver_preload(["tlimb.scenarios.prepare"])
-            start_processes(_train, given, nprocs=size, start_method="forkserver", daemon=True)
+            while not started.join():
+                pass
         except (ProcessRaisedException, ProcessExitedException) as error:
+            _end_if_killed(error, [process.exitcode for process in started.processes])
             raise _reason(Path(folder), error) from error
         result = read_state(Path(folder) / "result.safetensors")
     training.network.load_state_dict(result["network"])
@@ -99,6 +106,16 @@ def _told(error: Exception) -> dict:
     if isinstance(error, TrainingFailed):
         told |= {"failure": error.failure, "history": error.history}
     return told
+
+
+def _end_if_killed(error: Exception, codes: list[int]) -> None:
+    """End this process as a scheduler or the lack of memory ended one of its children, whose exit codes these are: such
+    a task is run again. What failed first is looked at for SIGTERM, by which the others are ended."""
+    status = KILLED if -signal.SIGKILL in codes else getattr(error, "exit_code", 0)
+    status = TERMINATED if status == -signal.SIGTERM else status
+    if status in (KILLED, TERMINATED):
+        print(f"a process of the training was killed: {error}".splitlines()[0], file=sys.stderr)
+        raise SystemExit(status)
 
 
 def _reason(folder: Path, error: Exception) -> Exception:

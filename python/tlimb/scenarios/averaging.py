@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from tlimb.scenarios.processes import average_tensors
+
 
 class Average:
     """The mean of a network's weights over steps (ema) or over the ends of epochs (swa).
@@ -14,7 +16,8 @@ class Average:
     the parameters at the ends of all epochs from `start` on (Izmailov et al. 2018, "Averaging weights leads to wider
     optima", UAI), with running statistics that the caller measures anew for it.
 
-    Numbers of batches are copied. There is no mean before its first update. Adapters are averaged, not what they give.
+    Numbers of batches are copied. Where several processes train, running statistics of the mean are at the end of each
+    epoch the mean over processes, so that all go on from the same ones. There is no mean before its first update. Adapters are averaged, not what they give.
     """
 
     def __init__(self, spec: dict, network: nn.Module):
@@ -33,6 +36,8 @@ class Average:
         """Called at the end of each epoch, counted from 1, before it is validated."""
         if self.kind == "swa" and epoch >= self.start:
             self._add()
+        statistics = dict(self.network.named_buffers()).keys() & self._mean.keys()
+        average_tensors(tensor for name, tensor in self._mean.items() if name in statistics)
 
     @torch.no_grad()
     def _add(self) -> None:

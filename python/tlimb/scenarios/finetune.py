@@ -85,7 +85,7 @@ def _trial(
     stage, columns = spec["stages"][-1], job.facts["columns"]
     run = StageRun(spec["architecture"], stage, spec["seed"], rows, job.labels, encoder, files, columns)
     start = start_digest(run.stage, encoder, files)
-    kept = keep_for(trial["id"], rows, job.labels, run.stage, source.store, start, settings)
+    kept = keep_for(trial["id"], rows, job.facts, run.stage, source.store, start, settings)
     about = _about(trial, rows, encoder, source.store) | {"licence": job.facts["licence"]}
     carry_through(folder, "model.json", about, kept, lambda: _train(run, source, kept, folder))
 

@@ -56,7 +56,7 @@ def pretrain(
         check_encoder(parent, store, rows, barred, f"pretraining {line['id']}")
     columns = job.facts.get("columns", {})
     run = StageRun(line["spec"]["architecture"], stage, line["seed"], rows, job.labels, parent, files, columns)
-    kept = keep_for(line["id"], rows, job.labels, run.stage, store, start_digest(stage, parent, files), settings)
+    kept = keep_for(line["id"], rows, job.facts, run.stage, store, start_digest(stage, parent, files), settings)
     folder, source = Path(out) / line["id"], Source(store, rows["scan_id"].tolist(), settings.device, settings.trusted)
     about = _about(line, rows, parent, store) | {"licence": job.facts["licence"]}
     carry_through(folder, "encoder.json", about, kept, lambda: _train(line["id"], run, source, kept, folder))

@@ -1,13 +1,13 @@
 """Several processes that train one network together, each on its part of every batch."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import BatchSampler, DataLoader
 
@@ -49,11 +49,15 @@ class Parts(BatchSampler):
 
 
 class Turns(BatchSampler):
-    """Whole batches in turn: number `rank`, `rank` + `size`, ... of 0 .. n-1 in batches of at most `most`, so many that
-    every process has one."""
+    """Whole batches in turn: number `rank`, `rank` + `size`, ... of 0 .. n-1 in batches of `most` scans or fewer.
+
+    Every process has as many batches: where blocks of an encoder are divided, each pass needs all processes. Where n
+    has no room for that, batches are larger. n: at least `size`.
+    """
 
     def __init__(self, n: int, most: int, rank: int, size: int):
-        count = max(-(-n // most), min(size, n))
+        each = -(-n // (most * size))
+        count = min(each, n // size) * size
         self.batches = [part.tolist() for part in torch.arange(n).tensor_split(count)][rank::size]
 
     def __len__(self) -> int:
@@ -100,10 +104,16 @@ def add_gradients(parameters: Sequence[nn.Parameter], count: float) -> float:
 @torch.no_grad()
 def average_buffers(module: nn.Module) -> None:
     """Give every process the mean over processes of the module's buffers, such as running statistics."""
+    average_tensors(module.buffers())
+
+
+@torch.no_grad()
+def average_tensors(tensors: Iterable[Tensor]) -> None:
+    """Give every process the mean over processes of tensors, in place; those of whole numbers stay as they are."""
     if dist.is_initialized():
-        for buffer in (of for of in module.buffers() if of.is_floating_point()):
-            dist.all_reduce(buffer)
-            buffer /= dist.get_world_size()
+        for tensor in (of for of in tensors if of.is_floating_point()):
+            dist.all_reduce(tensor)
+            tensor /= dist.get_world_size()
 
 
 @torch.no_grad()

@@ -37,12 +37,12 @@ class Settings:
 
 
 def keep_for(
-    identity: str, rows: pd.DataFrame, labels: dict, stage: dict, store: Store, init: str, settings: Settings
+    identity: str, rows: pd.DataFrame, facts: dict, stage: dict, store: Store, init: str, settings: Settings
 ) -> Kept:
     """Where the state of one training is kept: under its id and all else that its numbers depend on.
 
-    rows: the scans of its split with roles and labels; labels: target -> kind and classes; init: digest of the weights
-    it starts from, or empty.
+    rows: the scans of its split with roles and labels; facts: of its job, where `labels` and `columns` say what labels
+    mean; init: digest of the weights it starts from, or empty.
     """
     contents = store.index.set_index("scan_id")["digest"]
     table = rows.drop(columns=["split"]).assign(content=rows["scan_id"].map(contents))
@@ -50,7 +50,7 @@ def keep_for(
         "budget": stage["epochs"],
         "store": store.fingerprint,
         "init": init,
-        "labels": labels,
+        "labels": [facts["labels"], facts["columns"]],
         "code": [settings.code, *map(source_digest, settings.trusted)],
         "table": digest(table.sort_values(["role", "scan_id"]).to_csv(index=False)),
         "torch": [torch.__version__, device_name(settings.device), torch.get_num_threads()],

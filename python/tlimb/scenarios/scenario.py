@@ -14,6 +14,7 @@ import lightning.pytorch as lightning
 import torch
 from lightning.fabric.utilities.apply_func import apply_to_collection, move_data_to_device
 from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -43,7 +44,7 @@ from tlimb.scenarios.processes import (
 from tlimb.scenarios.progress import Monitor, Progress, TrainingFailed, monitor_of
 from tlimb.scenarios.schedules import build_optimizer, build_scheduler
 from tlimb.scenarios.shards import clip, divided, groups_apart, like, whole
-from tlimb.scenarios.trainer import Saving, build_callbacks, build_trainer
+from tlimb.scenarios.trainer import TERMINATED, Saving, build_callbacks, build_trainer
 from tlimb.scenarios.tuning import Tuner
 from tlimb.scenarios.watch import Watch, diverged
 from tlimb.seeds import seed_for
@@ -101,7 +102,7 @@ def fit(training: Training, kept: Kept, device: torch.device) -> Progress:
     """Train a stage to its end and leave the weights to keep in the network and the objective, on the CPU.
 
     Goes on from the state that `kept` holds, if any, to the same numbers. Raises TrainingFailed where a loss is not
-    finite any more, InputError for a scenario or settings that cannot be.
+    finite any more, InputError for a scenario or settings that cannot be, SystemExit (143) on SIGTERM.
     """
     best, progress = trained(training, kept, device)
     training.network.cpu().load_state_dict(best["network"])
@@ -136,7 +137,10 @@ def _run(scenario: "Scenario", device: torch.device) -> None:
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         done = len(scenario.progress.history)
         trainer = build_trainer(scenario.stage, [Saving(), *scenario.callbacks], done, device)
-        trainer.fit(scenario, scenario.own_batches(), scenario.validation_batches())
+        try:
+            trainer.fit(scenario, scenario.own_batches(), scenario.validation_batches())
+        except SIGTERMException:
+            raise SystemExit(TERMINATED) from None
     if trainer.current_epoch < scenario.stage["epochs"] and not scenario.progress.stopped:
         scenario.progress.stopped = "callback"
 
@@ -247,7 +251,7 @@ class Scenario(lightning.LightningModule):
             epoch=self.epoch,
             training=training,
             featured=self.plan.featured,
-            whole=training and self.plan.unlabelled is not None and self.objective.sees_unlabelled(progress),
+            whole=training and labelled < len(images) and self.objective.sees_unlabelled(progress),
             seen=getattr(self.objective.on_images, "seen", None),
         )
 
@@ -256,8 +260,9 @@ class Scenario(lightning.LightningModule):
         self.batch += 1
         if self.learning:
             moment = ("noise", self.epoch, self.batch, *([self.rank] if self.rank else []))
-            two = self.plan.unlabelled is not None
-            self.labelled = len(batch[0]) - (int(batch[1][-1].sum()) if two else 0)
+            images, labels = batch
+            two = len(labels) > len(self.plan.targets) + len(self.plan.columns)
+            self.labelled = len(images) - (int(labels[-1].sum()) if two else 0)
         else:
             moment = ("validation", (self.batch - 1) * self.size + self.rank + 1)
         torch.manual_seed(seed_for(self.plan.seed, self.stage["name"], *moment))
@@ -326,9 +331,8 @@ class Scenario(lightning.LightningModule):
         average_buffers(self)
         if self.average is not None:
             self.average.after_epoch(self.epoch)
-            if self.average.swap_in():
-                if self.average.kind == "swa":
-                    self._measure_statistics()
+            if self.average.swap_in() and self.average.kind == "swa":
+                self._measure_statistics()
                 average_buffers(self)
         self.learning, self.measured, self.batch = False, [], 0
 
@@ -448,11 +452,11 @@ def split_labels(labels, plan: Training, size: int, labelled: int | None) -> tup
     names for all, and how many scans are labelled.
 
     size: of the batch. labelled: None on the validation part, all of which is labelled. Raises InputError for mixed
-    labels where there are columns or a second set of scans.
+    labels where there are columns or scans of a second set.
     """
     count = len(plan.targets)
     if isinstance(labels, Mixed):
-        if plan.columns or plan.unlabelled is not None:
+        if len(labels.labels) > count:
             message = "mixes the labels of scans; a second set of scans has none, and label columns cannot be mixed"
             where = f"stages.{plan.stage['name']}.data.augment"
             raise InputError([Problem(where, f"MixUp {message}", "leave it out of this stage")])

@@ -18,7 +18,7 @@ class Simultaneous(Scenario):
     epoch: what an epoch shows: the "labelled" scans, once each or as the stage's sampler draws them, the "unlabelled"
     ones once each, or whichever needs more batches ("longest"). The other set goes round, as
     `tlimb.data.together.Pairs` says. Raises InputError where the stage has one set of scans, or a process would have
-    no unlabelled ones.
+    no unlabelled ones in a batch.
     """
 
     def __init__(
@@ -34,6 +34,9 @@ class Simultaneous(Scenario):
         if training.unlabelled is None:
             message = "there is one set of scans; expected data.unlabelled beside labelled, or data.target"
             problems.append(Problem(where, message))
+        elif len(training.unlabelled) < devices:
+            message = f"{devices} processes need as many unlabelled scans, found {len(training.unlabelled)}"
+            problems.append(Problem(f"stages.{self.stage['name']}.trainer.devices", message))
         if unlabelled_batch is not None and unlabelled_batch < devices:
             message = f"expected at least {devices}, found {unlabelled_batch}"
             problems.append(Problem(f"{where}.init_args.unlabelled_batch", message))

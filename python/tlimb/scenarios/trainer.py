@@ -1,5 +1,6 @@
 """Lightning's Trainer as a stage sets it up."""
 
+import signal
 from datetime import timedelta
 
 import lightning.pytorch as lightning
@@ -11,6 +12,9 @@ from tlimb.errors import InputError, Problem
 from tlimb.scenarios.precision import LIGHTNING
 from tlimb.scenarios.processes import Copies, gathered, place
 from tlimb.scenarios.shards import Shards
+
+TERMINATED, KILLED = 128 + signal.SIGTERM, 128 + signal.SIGKILL
+"""Exit statuses of what a signal ended, as a shell gives them: such a task is run again."""
 
 
 def build_trainer(stage: dict, callbacks: list[lightning.Callback], epochs: int, device: torch.device):
@@ -28,7 +32,7 @@ def build_trainer(stage: dict, callbacks: list[lightning.Callback], epochs: int,
         accumulate_grad_batches=settings["accumulate"],
         max_epochs=stage["epochs"],
         gradient_clip_val=stage["gradient_clip"],
-        callbacks=callbacks,
+        callbacks=[*callbacks, AtOnce()] if size > 1 else callbacks,
         plugins=[LightningEnvironment()],
         logger=False,
         enable_checkpointing=False,
@@ -70,3 +74,11 @@ class Saving(lightning.Callback):
             if trainer.is_global_zero:
                 scenario.kept.save(state)
         self._first = False
+
+
+class AtOnce(lightning.Callback):
+    """SIGTERM ends one of several processes at once; Lightning would first tell the others, amid what they exchange."""
+
+    def on_train_start(self, trainer, scenario) -> None:
+        """Take the place of Lightning's handler."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -5,7 +5,14 @@ from tlimb.config import ClassSpec, Split, Stage, TrialBase
 from tlimb.errors import Problem, nearest
 from tlimb.files import canonical_json
 from tlimb.search.scans import asked_of, terms_of
-from tlimb.search.terms import device_problems, heads_of_terms, learns_from_images, says, scenario_problems, term_problems
+from tlimb.search.terms import (
+    device_problems,
+    heads_of_terms,
+    learns_from_images,
+    says,
+    scenario_problems,
+    term_problems,
+)
 from tlimb.search.tuning_problems import tuning_problems
 from tlimb.splits import ALWAYS, USED
 

@@ -47,7 +47,7 @@ def packs(trials: list[dict], size: int) -> list[list[dict]]:
     groups: dict[tuple, list[dict]] = {}
     for trial in trials:
         stage = trial["spec"]["stages"][-1]
-        known = *labels_of(stage), *term_columns(stage)
+        known = tuple(labels_of(stage)), tuple(term_columns(stage))
         alike = (stage["data"]["recipe"], trial["split"], known, stage["trainer"]["devices"], trial["spec"]["seed"])
         groups.setdefault((*alike, trial["init"] == ""), []).append(trial)
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
@@ -61,16 +61,16 @@ def _files(stages: list[dict], known: dict) -> list[dict]:
 
 def _write_job(folder: Path, job: dict, rows: pd.DataFrame, stage: dict, labels: dict) -> None:
     targets = _facts(stage["targets"], rows[~rows["role"].isin(SECOND)], labels)
-    columns = _facts(term_columns(stage), rows[rows["role"].isin(["train", *SECOND])], labels)
+    hidden = rows["role"].isin(SECOND)
+    masked = rows.assign(**{name: rows[name].mask(hidden) for name in stage["targets"]})
+    columns = _facts(term_columns(stage), masked[rows["role"].isin(["train", *SECOND])], labels)
     shards = sorted(set(rows["chunk"]))
     write_json(folder / "job.json", job | {
         "recipe": stage["data"]["recipe"], "shards": shards, "labels": targets, "columns": columns,
         "devices": stage["trainer"]["devices"],
     })  # fmt: skip
     known = labels_of(stage)
-    rows = rows[[*FACTS, *dict.fromkeys([*known, *columns])]]
-    hidden = rows["role"].isin(SECOND)
-    rows = rows.assign(**{name: rows[name].mask(hidden) for name in stage["targets"]})
+    rows = masked[[*FACTS, *dict.fromkeys([*known, *columns])]]
     unseen = ~(rows["role"].isin(["train", "validation"]) | hidden)
     if job["kind"] == "pretrain":
         write_parquet(folder / "table.parquet", rows)

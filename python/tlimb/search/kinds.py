@@ -15,6 +15,24 @@ OWN_LOSS = {
 """Kinds of which the losses of torch can make nothing, and why."""
 
 
+def source_head_problems(spec: dict, labels: dict) -> list[Problem]:
+    """Terms of a stage that need classes or bins of the one before, where it has neither."""
+    problems = []
+    for before, stage in zip(spec["stages"], spec["stages"][1:]):
+        kinds = {name: labels[name]["kind"] for name in before["targets"] if name in labels}
+        usable = [name for name, kind in kinds.items() if kind != "regression" or _bins(before, name)]
+        for path, term in terms_of(stage["objective"]):
+            if "source_head" in registry.declared("objective", term["class_path"], "needs", ()) and not usable:
+                message = f"{registry.class_name(term)} needs classes or bins, and stage '{before['name']}' has neither"
+                hint = f"give a quantity bins: stages.{before['name']}.heads.<target>.bins"
+                problems.append(Problem(f"stages.{stage['name']}.objective.{path}", message, hint))
+    return problems
+
+
+def _bins(stage: dict, name: str) -> dict | None:
+    return (stage["heads"].get(name) or {}).get("bins")
+
+
 def fitted_problems(spec: dict, labels: dict) -> list[Problem]:
     """The targets of a trial that its network, if it is one that is fitted and not trained, cannot learn."""
     if not is_fitted(spec["architecture"]):
@@ -58,6 +76,10 @@ def _term_kind_problems(stage: dict, kinds: dict[str, str], labels: dict, where:
             if one not in known:
                 message = "expected a target of this stage and one of its classes"
                 problems.append(Problem(f"{place}.init_args.within.{target}", message, nearest(str(one), known)))
+        if name == "AdversarialRemoval" and term["init_args"].get("loss") == "correlation":
+            message = f"'{term['init_args'].get('column')}' has classes, and a correlation is of quantities"
+            if labels.get(term["init_args"].get("column"), {}).get("kind") != "regression":
+                problems.append(Problem(f"{place}.init_args.loss", message, 'expected "error"'))
         column = term["init_args"].get("column")
         kind = labels[column]["kind"] if column in labels else "classification"
         if isinstance(column, str) and kind not in ("classification", "ordinal", "regression"):

@@ -9,8 +9,9 @@ from tlimb.evaluation.metrics import METRICS
 from tlimb.labels import ONE_CLASS
 from tlimb.modality import kind_of
 from tlimb.search.kinds import kind_problems
-from tlimb.search.scans import roles_of, terms_of, with_cohort
+from tlimb.search.scans import roles_of, second_of, terms_of, with_cohort
 
+OWN_PARTS = ("source", "target-validation")
 BALANCED = registry.SHORT_NAMES["sampler"]["BalancedSampler"]
 
 
@@ -29,20 +30,27 @@ class Names:
         named = [external.cohort for external in self.sweep.evaluate.external]
         for i, name in enumerate(named):
             self.check(f"evaluate.external[{i}].cohort", "cohort", name, self._cohorts)
+            if name in OWN_PARTS and self.sweep.stages[-1].data.source is not None:
+                message = f"'{name}' is what a part of the stage's own domains is called"
+                self.problems.append(Problem(f"evaluate.external[{i}].cohort", message, "give the cohort another name"))
             if name in named[:i]:
                 self.problems.append(Problem(f"evaluate.external[{i}].cohort", f"cohort {name} is named twice"))
         for label in self.sweep.labels:
             self.check(f"labels.{label}", "label column", label, self.labels)
         self.check_split("split", self.sweep.split.model_dump())
-        target = self.sweep.stages[-1].targets[0]
-        if self.sweep.search.metric and target in self.labels:
+        for target in self.sweep.stages[-1].targets[:1]:
+            if not self.sweep.search.metric or target not in self.labels:
+                continue
             self.check("search.metric", "metric", self.sweep.search.metric, METRICS[self.labels[target]["kind"]])
 
     def check_stage(self, stage: dict, split: dict | None) -> bool:
         """Whether the labels, cohorts and modalities of a stage, and the labels of its split, are all there."""
         where = f"stages.{stage['name']}"
         good = [self.check(f"{where}.targets", "label column", name, self.labels) for name in stage["targets"]]
-        good += [self._check_role(f"{where}.data.{role}", asked) for role, asked in roles_of(stage["data"])]
+        second = second_of(stage["data"])
+        for role, asked in roles_of(stage["data"]):
+            hidden = stage["targets"] if second and role == second[0] else []
+            good.append(self._check_role(f"{where}.data.{role}", asked, hidden))
         asked = [(path, term["init_args"].get("column")) for path, term in terms_of(stage["objective"])]
         good += [
             self.check(f"{where}.objective.{path}.init_args.column", "label column", name, self.labels)
@@ -58,11 +66,17 @@ class Names:
             good += [self._check_modality(stage, role, name) for name in asked["modality"] or [] if all(good)]
         return all(good) and (split is None or self.check_split(f"{where}.split", split))
 
-    def _check_role(self, where: str, asked: dict) -> bool:
-        """Whether the cohorts and the columns by which scans are chosen are there, and these have classes."""
+    def _check_role(self, where: str, asked: dict, hidden: list[str]) -> bool:
+        """Whether the cohorts and the columns by which scans are chosen are there, these have classes, and none of them
+        is `hidden`."""
         good = [self.check(f"{where}.cohort", "cohort", name, self._cohorts) for name in asked["cohort"]]
         reason = "scans are chosen by classes"
-        return all([*good, *(self._check_column(f"{where}.where", name, reason) for name in asked["where"])])
+        good += [self._check_column(f"{where}.where", name, reason) for name in asked["where"]]
+        for name in [name for name in asked["where"] if name in hidden]:
+            message = f"chooses by '{name}', a target of this stage, of which nothing is known there"
+            self.problems.append(Problem(f"{where}.where.{name}", message, "choose by another label"))
+            good.append(False)
+        return all(good)
 
     def _check_sampler(self, where: str, stage: dict) -> bool:
         """Whether the label that a stage's sampler draws by is there, and has classes where these are balanced."""

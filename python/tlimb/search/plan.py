@@ -37,7 +37,7 @@ def plan_of(path: Path, trusted=()) -> Plan:
     shapes = {name: _shape(recipe) for name, recipe in inputs.sweep.recipes.items()}
     stores = {name: 2 * len(inputs.scans[name]) * prod(shape) for name, shape in shapes.items()}
     recipes = {name: recipe.model_dump() for name, recipe in inputs.sweep.recipes.items()}
-    models = _model_bytes(inputs.proposal, shapes, recipes, trusted)
+    models = _model_bytes(inputs.proposal, inputs.cohort.summary["labels"], shapes, recipes, trusted)
     return Plan(inputs.sweep, inputs.cohort.summary, inputs.proposal, stores, models)
 
 
@@ -52,16 +52,17 @@ def _shape(recipe) -> tuple[int, ...]:
     return grid_shape(recipe)
 
 
-def _model_bytes(proposal: Proposal, shapes: dict, recipes: dict, trusted) -> int:
+def _model_bytes(proposal: Proposal, labels: dict, shapes: dict, recipes: dict, trusted) -> int:
     """Bytes of the weights of every encoder and model; networks are laid out without memory for them.
 
-    Modules and augmentations are made too, so that values which only they can judge are told here.
+    Modules, augmentations and objectives are made too, so that values which only they can judge are told here.
     """
     import torch
 
     from tlimb import registry
     from tlimb.architectures.build import build_network
     from tlimb.scenarios.tuning import Tuner
+    from tlimb.search.objectives_made import made_objective
 
     sizes: dict[str, int] = {}
     total, steps = 0, {}
@@ -70,9 +71,11 @@ def _model_bytes(proposal: Proposal, shapes: dict, recipes: dict, trusted) -> in
     for architecture, stage in trained:
         module, recipe = stage["data"]["module"], stage["data"]["recipe"]
         targets, heads = stage["targets"], stage["heads"]
-        key = canonical_json([architecture, module, recipe, targets, heads, stage["strategy"], stage["tuning"]])
+        told = [stage["strategy"], stage["tuning"], stage["objective"]]
+        key = canonical_json([architecture, module, recipe, targets, heads, *told])
         if key not in sizes:
             images = registry.load("module", module["class_path"], trusted)(**module["init_args"])
+            heads = made_objective(stage, labels, trusted).heads() | heads
             with torch.device("meta"):
                 shape, outputs = images.input_shape(shapes[recipe]), dict.fromkeys(targets, 1)
                 network = build_network(architecture, shape, outputs, 0, trusted, heads, recipes[recipe])

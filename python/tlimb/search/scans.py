@@ -44,7 +44,11 @@ def term_columns(stage: dict) -> list[str]:
 
 def columns_of(stage: dict, labels: dict) -> list[str]:
     """The columns of the cohort's table that `labels_of` a stage are made of: events, too, of times until them."""
-    names = list(dict.fromkeys([*labels_of(stage), *term_columns(stage)]))
+    return with_events([*labels_of(stage), *term_columns(stage)], labels)
+
+
+def with_events(names: list[str], labels: dict) -> list[str]:
+    """Label columns with those of the events of times among them, each once."""
     return list(dict.fromkeys([*names, *(labels[name]["event"] for name in names if "event" in labels[name])]))
 
 
@@ -97,10 +101,14 @@ class StageScans:
             scans = scans.assign(**{split["column"]: as_text(scans[split["column"]])})
         return scans
 
-    def second(self, stage: dict) -> pd.DataFrame:
-        """The preprocessed scans of a stage's second set, whatever their labels; rows of the table with `chunk`."""
+    def second(self, stage: dict, split: dict) -> pd.DataFrame:
+        """The preprocessed scans of a stage's second set, whatever their labels, but for those of a site that is held
+        out; rows of the table with `chunk`."""
         role, asked = second_of(stage["data"])
-        return self._preprocessed(self.chosen(stage, role, asked), stage)
+        scans = self._preprocessed(self.chosen(stage, role, asked), stage)
+        if split["scheme"] == "site" and split["held_out"]:
+            scans = scans[~as_text(scans[split["column"]]).isin(split["held_out"])]
+        return scans
 
     def chosen(self, stage: dict, role: str, asked: dict) -> pd.DataFrame:
         """The rows that one role of a stage's `data` asks for by cohorts, modalities and classes of label columns."""
@@ -198,7 +206,7 @@ class StageScans:
         return len(self.problems) == before
 
     def check_domain(self, stage: dict, rows: pd.DataFrame, more: pd.DataFrame) -> bool:
-        """Whether the measured scans of a second set have no class that the first one's training part lacks."""
+        """Whether the measured scans of a second set have every class that the first one has, and no other."""
         before, measured = len(self.problems), more[~more["role"].isin(SECOND)]
         for label in stage["targets"]:
             kind = self.labels[label]["kind"]
@@ -206,15 +214,25 @@ class StageScans:
             if strange:
                 message = f"has classes of '{label}' that are not trained on: {', '.join(sorted(strange))}"
                 self.problems.append(Problem(f"stages.{stage['name']}.data.{second_of(stage['data'])[0]}", message))
+            known = pd.concat([rows[~rows["role"].isin(SECOND)], measured]).dropna(subset=label)
+            hint = "make the parts larger, take another split.seed, or give their people in a split file"
+            parts = set(measured["role"])
+            for message in lacking_parts(known, label, self.labels[label]) if parts and not strange else ():
+                self.problems.append(Problem(f"stages.{stage['name']}", f"too few people: {message}", hint))
         return len(self.problems) == before
 
     def check_columns(self, rows: pd.DataFrame, stage: dict) -> bool:
-        """Whether the label columns that a stage's terms look at have two values or more among those who train."""
-        before, training = len(self.problems), rows[rows["role"].isin(["train", *SECOND])]
+        """Whether the label columns that a stage's terms look at have two values or more among those who train.
+
+        rows: of a split, scan_id and role.
+        """
+        before, known = len(self.problems), self.table.set_index("scan_id")
         for path, term in terms_of(stage["objective"]):
             name = term["init_args"].get("column")
-            if isinstance(name, str) and training[name].nunique() < 2:
-                found = ", ".join(map(str, training[name].dropna().unique())) or "no value"
+            shown = ["train"] if name in stage["targets"] else ["train", *SECOND]
+            values = known.loc[rows.loc[rows["role"].isin(shown), "scan_id"], name] if isinstance(name, str) else None
+            if values is not None and values.nunique() < 2:
+                found = ", ".join(map(str, values.dropna().unique())) or "no value"
                 where = f"stages.{stage['name']}.objective.{path}.init_args.column"
                 message = f"the scans that train have {found} of '{name}'; expected two values or more"
                 self.problems.append(Problem(where, message))

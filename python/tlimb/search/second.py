@@ -14,8 +14,7 @@ def second_rows(
     stage: dict,
     split: dict,
     scans: pd.DataFrame,
-    rows: pd.DataFrame,
-    barred: frozenset,
+    apart: frozenset,
     listed: dict | None,
     kinds: dict[str, str],
     problems: list[Problem],
@@ -23,20 +22,22 @@ def second_rows(
     """The scans of a stage's second set with their roles, none of them of a person of the first set; None, with the
     reason added to `problems`, where there are none.
 
-    scans: those that `data` asks for. rows: the first set's, external cohorts among them. barred: persons who must not
-    take part. listed, kinds: as for `tlimb.splits.divide`. Unlabelled scans train. Of a target domain, persons are
-    divided as the split says: some train, some are kept apart, and on some the stage is tested; who is measured must
-    have a target. Nothing is stratified by a target, since a domain without labels knows none.
+    scans: those that `data` asks for. apart: persons who must not take part: those of the first set, of external
+    cohorts and all who are barred. listed, kinds: as for `tlimb.splits.divide`. Unlabelled scans train. Of a target
+    domain, persons are divided as the split says: some train, some are kept apart, and on some the stage is tested; who
+    is measured must have a target. Strata are those of the split, by a target too where the split says so: who is tested
+    should have every class, and training is told no more than who trains.
     """
     role, asked = second_of(stage["data"])
     where = f"stages.{stage['name']}.data.{role}"
-    scans = scans[~scans["person"].isin(barred | frozenset(rows["person"]))]
+    scans = scans[~scans["person"].isin(apart)]
     people = scans.drop_duplicates("person").set_index("person")
     try:
         chosen = splits.draw(list(people.index), asked["n"] or len(people), split["seed"])
         if not chosen:
             raise ValueError("nobody is left who has no part in the first set of scans")
-        parts = _parts(role, stage, people.loc[chosen], split, listed, kinds)
+        strata = [name for name in split["stratify"] if people[name].notna().any()]
+        parts = _parts(role, people.loc[chosen], split | {"stratify": strata}, listed, kinds)
     except ValueError as error:
         problems.append(Problem(where, str(error)))
         return None
@@ -51,14 +52,10 @@ def second_rows(
     return scans
 
 
-def _parts(
-    role: str, stage: dict, people: pd.DataFrame, split: dict, listed: dict | None, kinds: dict[str, str]
-) -> pd.Series:
+def _parts(role: str, people: pd.DataFrame, split: dict, listed: dict | None, kinds: dict[str, str]) -> pd.Series:
     """Person -> role. Raises ValueError where a part would be empty."""
     if role == "unlabelled":
         return pd.Series(role, index=people.index)
     if split["scheme"] == "site":
         raise ValueError("scheme 'site' holds sites out of one set; name those of each domain by `where` instead")
-    strata = [name for name in split["stratify"] if name not in stage["targets"] and people[name].notna().any()]
-    own = split | {"stratify": strata, "n": None, "replicate": None}
-    return splits.divide(people, own, kinds, listed)["role"].replace(DOMAIN_ROLES)
+    return splits.divide(people, split | {"n": None, "replicate": None}, kinds, listed)["role"].replace(DOMAIN_ROLES)

@@ -9,11 +9,22 @@ from tlimb import splits
 from tlimb.config import Sweep
 from tlimb.errors import InputError, Problem
 from tlimb.files import digest
-from tlimb.search.kinds import fitted_problems
+from tlimb.search.kinds import fitted_problems, source_head_problems
 from tlimb.search.leaks import content_problems, require_no_leak
 from tlimb.search.named import Names
 from tlimb.search.preprocessed import Recipes
-from tlimb.search.scans import SECOND, StageScans, asked_of, columns_of, labels_of, role_of, second_of, with_cohort
+from tlimb.search.scans import (
+    SECOND,
+    StageScans,
+    asked_of,
+    columns_of,
+    labels_of,
+    role_of,
+    second_of,
+    term_columns,
+    with_cohort,
+    with_events,
+)
 from tlimb.search.second import second_rows
 from tlimb.search.space import candidate_of, expand, grid
 
@@ -104,6 +115,8 @@ class _Planner:
         self._sites: dict[str, list[list[str]]] = {}
         self._eligible: dict[str, pd.DataFrame] = {}
         self._described: dict[str, str] = {}
+        self._known: dict[str, bool] = {}
+        self._varied: dict[str, bool] = {}
 
     def rows(self) -> pd.DataFrame:
         """The rows of every split made."""
@@ -115,9 +128,10 @@ class _Planner:
         for point in points:
             self.names.check_monitors(point)
             stage, split = point["stages"][-1], point["split"]
-            if not self.names.check_stage(stage, None) or not self.names.check_split("split", split):
+            earlier = [self._is_known(each, each["split"]) for each in point["stages"][:-1]]
+            if not all([*earlier, self._is_known(stage, None)]) or not self.names.check_split("split", split):
                 continue
-            self.problems += fitted_problems(point, self.labels)
+            self.problems += fitted_problems(point, self.labels) + source_head_problems(point, self.labels)
             if split["scheme"] == "file" and not self._folds:
                 self.problems.append(Problem("split.file", "the cohort was read without a split file"))
                 continue
@@ -125,6 +139,13 @@ class _Planner:
                 yield from expand(point, self._held_out(stage, split), len(self._folds))
             except ValueError as error:
                 self.problems.append(Problem("split", str(error)))
+
+    def _is_known(self, stage: dict, split: dict | None) -> bool:
+        """Whether all that a stage names is there."""
+        key = digest([stage, split])
+        if key not in self._known:
+            self._known[key] = self.names.check_stage(stage, split)
+        return self._known[key]
 
     def _held_out(self, stage: dict, split: dict) -> list[list[str]]:
         """The sites that are held out in turn, none in other schemes."""
@@ -144,7 +165,15 @@ class _Planner:
                 message = "scans without it are dropped, so that candidates would not be measured on the same people"
                 hint = "fill the label, or draw by the same one everywhere"
                 self.problems.append(Problem(f"stages.{stage['name']}.data.sampler.init_args.label", message, hint))
-        return self._made[key]
+        found = self._made[key]
+        return found if found is None or self._has_columns(stage, found) else None
+
+    def _has_columns(self, stage: dict, split: _Split) -> bool:
+        """Whether the label columns that a stage's terms look at have two values or more among those who train."""
+        key = digest([stage["objective"], stage["targets"], split.id])
+        if key not in self._varied:
+            self._varied[key] = self.scans.check_columns(split.rows, stage)
+        return self._varied[key]
 
     def chain(self, spec: dict, target: _Split) -> list[dict] | None:
         """The pretrainings a trial starts from, first to last; empty for a trial from scratch."""
@@ -186,27 +215,31 @@ class _Planner:
             barred &= frozenset(self.table.loc[self.table["cohort"].isin(cohorts), "person"])
             key = digest([*about, sorted(barred)])
             if key not in self._made:
-                known = self.names.check_stage(stage, stage["split"])
-                self._made[key] = self._divide(stage, stage["split"], barred) if known else None
+                self._made[key] = self._divide(stage, stage["split"], barred)
             self._earlier[own] = self._made[key]
-        return self._earlier[own]
+        found = self._earlier[own]
+        return found if found is None or self._has_columns(stage, found) else None
 
     def _pretraining_id(self, spec: dict, split: _Split, parent: str) -> str:
         """Equal exactly when everything that changes the encoder's numbers is equal."""
         stage = {key: value for key, value in spec["stage"].items() if key not in ("disjoint", "split")}
         stage["data"] = {key: value for key, value in stage["data"].items() if key not in ROLES}
         recipe = spec["stage"]["data"]["recipe"]
-        scans = self._scans_digest(split, recipe, columns_of(spec["stage"], self.labels))
-        meaning = {name: [self.labels[name][key] for key in ("kind", "classes")] for name in stage["targets"]}
+        scans = self._scans_digest(split, recipe, columns_of(spec["stage"], self.labels), stage["targets"])
+        named = dict.fromkeys([*stage["targets"], *term_columns(spec["stage"])])
+        meaning = {name: [self.labels[name][key] for key in ("kind", "classes")] for name in named}
         made_from = [scans, meaning, self.recipes.fingerprint[recipe], parent]
         return digest([stage, spec["architecture"], spec["seed"], *made_from])
 
-    def _scans_digest(self, split: _Split, recipe: str, labels: list[str]) -> str:
-        """A digest of the scans of a split with their roles, file contents and labels."""
-        key = digest([split.id, recipe, labels])
+    def _scans_digest(self, split: _Split, recipe: str, labels: list[str], targets: list[str]) -> str:
+        """A digest of the scans of a split with their roles, file contents and labels; those of targets that are hidden
+        in a second set count for nothing."""
+        key = digest([split.id, recipe, labels, targets])
         if key not in self._described:
             digests = self.recipes.index[recipe].set_index("scan_id")["digest"]
             known = self.table.set_index("scan_id")[labels].astype("str").loc[split.rows["scan_id"]]
+            hidden = split.rows["role"].isin(SECOND).to_numpy()
+            known.loc[hidden, with_events(targets, self.labels)] = ""
             rows = split.rows[["scan_id", "role"]].assign(digest=digests.loc[split.rows["scan_id"]].to_numpy())
             self._described[key] = digest([rows.to_numpy().tolist(), known.to_numpy().tolist()])
         return self._described[key]
@@ -239,11 +272,12 @@ class _Planner:
         rows = pd.concat([rows, *(self.scans.external(stage, item.cohort, rows) for item in external)])
         divided = list(people.index)
         if second_of(stage["data"]) is not None:
-            more = second_rows(stage, split, self.scans.second(stage), rows, barred, listed, kinds, self.problems)
+            apart = barred | frozenset(rows["person"]) | (frozenset(divided) if role == "source" else frozenset())
+            more = second_rows(stage, split, self.scans.second(stage, split), apart, listed, kinds, self.problems)
             if more is None or not self.scans.check_domain(stage, rows, more):
                 return None
             rows, divided = pd.concat([rows, more]), [*divided, *more["person"]]
-        return _split_of(rows, divided) if self.scans.check_columns(rows, stage) else None
+        return _split_of(rows, divided)
 
 
 def _split_of(rows: pd.DataFrame, divided) -> _Split:

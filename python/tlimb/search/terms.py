@@ -57,6 +57,13 @@ def scenario_problems(stage: Stage, i: int, last: bool) -> list[Problem]:
     two = second_of(stage.data.model_dump()) is not None
     if scenario and registry.locate("scenario", scenario.class_path) == SIMULTANEOUS and not two:
         problems.append(Problem(f"stages[{i}].scenario", "Simultaneous needs a second set of scans", SECOND_SET))
+    beside = scenario.init_args.get("unlabelled_batch") if scenario else None
+    if isinstance(beside, int) and beside < stage.trainer.devices:
+        message = f"expected at least {stage.trainer.devices}, one for each device, found {beside}"
+        problems.append(Problem(f"stages[{i}].scenario.init_args.unlabelled_batch", message))
+    if stage.strategy == "direct" and stage.objective.auxiliary:
+        message = "strategy 'direct' trains nothing, so that no term changes anything"
+        problems.append(Problem(f"stages[{i}].objective.auxiliary", message, "leave it out"))
     if stage.fisher and last:
         message = "is for the stage after this one, and there is none"
         problems.append(Problem(f"stages[{i}].fisher", message, "leave it out"))
@@ -206,9 +213,12 @@ def _source_head(stage: Stage, starts: bool, before: Stage | None, term) -> tupl
 
 
 def _column(stage: Stage, starts: bool, before, term) -> tuple[str, str] | None:
-    if isinstance(term["init_args"].get("column"), str):
-        return None
-    return "needs the name of a label column", 'set init_args.column, such as "site"'
+    column = term["init_args"].get("column")
+    if not isinstance(column, str):
+        return "needs the name of a label column", 'set init_args.column, such as "site"'
+    if column in stage.targets and not says(term, "on_images", False):
+        return f"would remove '{column}', which the stage is to learn", "name another label column"
+    return None
 
 
 NEEDS = {
