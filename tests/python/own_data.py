@@ -78,6 +78,18 @@ class Smooth(torch.nn.Module):
         return torch.tanh(self.last(torch.nn.functional.gelu(self.stem(images)).flatten(2).mean(2)))
 
 
+class Deep(Smooth):
+    """Smooth and a block of three layers, of which one may be a batch norm."""
+
+    def __init__(self, in_channels: int = 1, normed: bool = False):
+        super().__init__(in_channels)
+        norm = torch.nn.BatchNorm1d(8) if normed else torch.nn.Tanh()
+        self.block = torch.nn.Sequential(torch.nn.Linear(4, 8), norm, torch.nn.Linear(8, 4))
+
+    def forward(self, images):
+        return self.block(super().forward(images))
+
+
 class Teacher(Term):
     """The squared distance of all outputs to those of a teacher, a running mean of the network that trains."""
 

@@ -9,7 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from training_jobs import LABELS, RESNET, make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
+from training_jobs import (
+    LABELS,
+    RESNET,
+    make_people,
+    make_store,
+    objective,
+    pack_job,
+    pretrain_job,
+    roles,
+    stage,
+    trial_line,
+)
 
 from tlimb import registry
 from tlimb.architectures.build import build_network
@@ -19,6 +30,7 @@ from tlimb.errors import InputError
 from tlimb.files import read_json, write_json, write_parquet
 from tlimb.objectives.barlow_twins import BarlowTwins, standardised
 from tlimb.objectives.byol import BYOL, distance
+from tlimb.objectives.objective import build_objective
 from tlimb.objectives.simclr import SimCLR, nt_xent
 from tlimb.objectives.term import Beginning, Step
 from tlimb.objectives.vicreg import VICReg, off_diagonal, too_narrow
@@ -276,6 +288,69 @@ def test_y_aware_refuses_columns_of_several_classes_and_batches_without_the_colu
     step.training = False
     plain, other = started(SimCLR(views=NOISE))
     assert value(term, step) == value(plain, other)
+
+
+OWN_PASS = {
+    **{name: arguments | {"views": NOISE} for name, arguments in TERMS.items()},
+    **{"RotationPrediction": {}, "TransformPrediction": {}, "Reconstruction": {"masked": 0.5}},
+    **{"FixMatch": {}, "MeanTeacher": {}, "TransformConsistency": {}},
+}
+
+
+def beside_a_target(*terms: dict):
+    """An objective of one target and these terms, and a step of 3 labelled and 3 unlabelled scans."""
+    set_up_torch(1, training=True)
+    made = build_objective(objective({"auxiliary": terms}), [SITE])
+    network = build_network(RESNET, (1, 16, 18), {"site": 3}, 0, heads=made.heads()).train()
+    beginning = Beginning(network, targets=(SITE,), columns=(AGE,), input_shape=(1, 16, 18), total_steps=10)
+    made.start(beginning, 0)
+    images, columns = torch.randn(6, 1, 16, 18, generator=torch.Generator().manual_seed(1)), {"age": torch.arange(6.0)}
+    step = Step(network, images, [torch.arange(3.0)], columns, labelled=3, progress=1.0, names=made.passed_heads())
+    return made, step
+
+
+@pytest.mark.parametrize("name", OWN_PASS)
+def test_beside_targets_running_statistics_are_those_of_the_supervised_pass_alone(name):
+    weighted = {"class_path": name, "init_args": OWN_PASS[name], "weight": 1.0}
+    (made, step), (plain, other) = beside_a_target(weighted), beside_a_target()
+    untouched = {key: of.clone() for key, of in step.network.named_buffers()}
+    assert made(step)[name.lower()].isfinite() and plain(other)
+    found, wanted = dict(step.network.named_buffers()), dict(other.network.encoder.named_buffers())
+    assert all(torch.equal(of, found[f"encoder.{key}"]) for key, of in wanted.items())
+    assert all(torch.equal(of, untouched[key]) for key, of in found.items() if not key.startswith("encoder."))
+    assert not torch.equal(found["encoder.bn1.running_mean"], untouched["encoder.bn1.running_mean"])
+
+
+@pytest.mark.parametrize("name", [*TERMS, "RotationPrediction", "TransformPrediction", "Reconstruction", "L1Code"])
+def test_beside_an_encoder_that_never_trains_terms_of_images_are_refused(name):
+    term = {"class_path": name, "init_args": TERMS.get(name, {})}
+    said = {"name": "finetune", "targets": ["sex"], "epochs": 2, "data": {"labelled": {"cohort": "clinic"}}}
+    for strategy, told in (("frozen", ["objective.auxiliary[0]"]), ("full", [])):
+        made = parse(Stage, said | {"strategy": strategy, "objective": {"auxiliary": [term]}})
+        assert [problem.where.partition(".")[2] for problem in term_problems(made, 1, True, None)] == told
+
+
+def test_only_heads_that_are_looked_at_take_part_in_the_pass_of_a_step():
+    def passed(spec, targets=()):
+        return build_objective(objective(spec), targets).passed_heads()
+
+    views, drawn = {"class_path": "SimCLR"}, {"class_path": "Reconstruction"}
+    hidden = drawn | {"init_args": {"masked": 0.5}}
+    assert passed({"auxiliary": [views, hidden, {"class_path": "BYOL"}]}, [SITE]) == ("site",)
+    assert passed({"auxiliary": [drawn, {"class_path": "L1Code"}]}, [SITE]) == ("site", "reconstruction", "code")
+    assert passed({"primary": hidden | {"class_path": "Reconstruction"}}) == ("reconstruction",)
+    assert passed({"primary": views | {"init_args": {}}}) == ("projection",)
+
+
+def test_two_terms_do_not_share_a_head_that_they_want_otherwise():
+    aware = {"class_path": "YAware", "init_args": {"column": "age"}}
+    terms = [{"class_path": "SimCLR"}, {"class_path": "VICReg"}, aware]
+    made = build_objective(objective({"auxiliary": terms}), [SITE])
+    with pytest.raises(InputError, match="heads.projection: SimCLR and VICReg ask for different ones"):
+        made.heads({})
+    assert made.heads({"projection": PROJECTION["projection"]})
+    alike = build_objective(objective({"auxiliary": [terms[0], aware]}), [SITE])
+    assert list(alike.heads({})) == ["projection"]
 
 
 def test_the_page_shows_a_sweep_and_stages_that_are_right_and_the_usual_views():

@@ -28,6 +28,7 @@ from tlimb.objectives.ewc import EWC
 from tlimb.objectives.feature_distillation import FeatureDistillation
 from tlimb.objectives.frozen import FrozenEncoder
 from tlimb.objectives.l2sp import L2SP
+from tlimb.objectives.objective import Objective
 from tlimb.objectives.term import Beginning, Step
 from tlimb.objectives.watching import chosen_layers
 from tlimb.scenarios.device import set_up_torch
@@ -65,7 +66,7 @@ def test_l2sp_is_its_formula_and_grows_once_weights_move():
 def test_numbers_out_of_range_are_all_told(wrong):
     with pytest.raises(InputError) as told:
         DELTA(alpha=wrong, beta=wrong)
-    assert [problem.where for problem in told.value.problems] == ["DELTA.init_args.alpha", "DELTA.init_args.beta"]
+    assert [problem.where for problem in told.value.problems] == ["alpha", "beta"]
     for make in (lambda: L2SP(alpha=wrong), lambda: BSS(k=0), lambda: FeatureDistillation(temperature=wrong)):
         with pytest.raises(InputError, match="expected a number of at least"):
             make()
@@ -95,6 +96,22 @@ def test_ewc_is_its_formula_over_every_parameter_of_the_encoder():
     assert all(parameter.grad is None for parameter in network.heads.parameters())
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_weight_of_ewc_that_the_page_names_gives_the_estimate_from_both_stages(count):
+    """Of `count` targets alike, quantities linear in one weight: there Laplace is exact. 6 scans are before, 3 now."""
+    x, y = noise(9, seed=1).double(), noise(9, seed=2).double()
+    before, both = ((x[:n] @ y[:n]) / (x[:n] @ x[:n]) for n in (6, 9))
+    network = Network(nn.Linear(1, 1, bias=False, dtype=torch.float64), {})
+    network.encoder.weight.data.fill_(before)
+    term, fisher = EWC(), {"weight": count * x[:6].square().mean().reshape(1, 1)}
+    term.start(Beginning(network, pretrained=True, fisher=fisher))
+    network.encoder.weight.data.fill_(both)
+    errors = (network.encoder(x[6:, None])[:, 0] - y[6:]).square()
+    (errors.mean() + 2 * 6 / 3 / count * term(step_of(network, x[6:, None]))).backward()
+    assert abs(both - before) > 0.01
+    assert network.encoder.weight.grad.item() == pytest.approx(0, abs=1e-12)
+
+
 def test_ewc_needs_the_fisher_information_of_its_own_encoder():
     network = network_of(Small(), diagnosis=2)
     with pytest.raises(InputError, match='kept no Fisher information .*"fisher": true'):
@@ -120,7 +137,8 @@ def test_delta_is_its_formula_on_the_pass_of_the_step():
     now = layer_means(deepcopy(network), images)
     tracked = network.encoder.first[1].num_batches_tracked.clone()
     step = step_of(network, images)
-    term.before_pass(step)
+    with term.around_pass(step):
+        _ = step.passed
     value = term(step)
     layers = sum(
         of.shape[1] / 2 * sum(((of - old)[:, c] ** 2).mean() / of.shape[1] for c in range(of.shape[1]))
@@ -136,6 +154,20 @@ def test_delta_is_its_formula_on_the_pass_of_the_step():
         term(step)
 
 
+def test_two_delta_terms_look_at_the_same_pass():
+    network, images = network_of(Small(), diagnosis=2), noise(3, 1, 9, 9)
+    terms = {"delta": DELTA(layers=["first"]), "delta_2": DELTA(layers=["second"])}
+    for term in terms.values():
+        term.start(Beginning(network, pretrained=True, input_shape=(1, 9, 9)))
+    moved(network).eval()
+
+    def values(names):
+        made = Objective([], {}, {name: (terms[name], 1.0) for name in names}, primary_weight=0.0)
+        return {name: value.item() for name, value in made(step_of(network, images)).items()}
+
+    assert values(terms) == values(["delta"]) | values(["delta_2"])
+
+
 def test_delta_weighs_channels_and_takes_the_layers_it_is_told():
     network, images = network_of(Small(), diagnosis=2), noise(4, 1, 9, 9)
     term = DELTA(alpha=1.0, beta=0.0, layers=["second.0"])
@@ -144,7 +176,8 @@ def test_delta_weighs_channels_and_takes_the_layers_it_is_told():
     copy = deepcopy(network).eval()
     moved(network).eval()
     step = step_of(network, images)
-    term.before_pass(step)
+    with term.around_pass(step):
+        _ = step.passed
     value = float(term(step).detach())
     with torch.no_grad():
         maps = [of.encoder.second[0](of.encoder.first(images)).double().numpy() for of in (network, copy)]

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -351,18 +352,21 @@ def test_a_loss_that_is_not_one_for_each_scan_is_said_with_the_name_of_its_class
 
 
 class Early(Counted):
-    """A term that is told of a step before the images pass."""
+    """A term that looks on while the images pass."""
 
-    def before_pass(self, step: Step) -> None:
-        self.saw = "passed" in vars(step)
+    @contextmanager
+    def around_pass(self, step: Step):
+        self.before = "passed" in vars(step)
+        yield
+        self.after = "passed" in vars(step)
 
 
-def test_a_term_may_be_told_before_the_images_pass_while_it_has_a_weight(network):
-    for weight, saw in ((1.0, False), (0.0, None)):
+def test_a_term_may_look_at_the_pass_while_it_has_a_weight(network):
+    for weight, saw in ((1.0, (False, True)), (0.0, (None, None))):
         term = Early()
         objective = Objective([AGE], {"age": MeanSquaredError()}, {"early": (term, weight)})
         objective(step_of(network, torch.ones(2, 1, 16, 16), [torch.zeros(2)]))
-        assert getattr(term, "saw", None) is saw
+        assert (getattr(term, "before", None), getattr(term, "after", None)) == saw
 
 
 @pytest.mark.parametrize(
@@ -395,6 +399,42 @@ def test_all_problems_of_an_objective_are_said_at_once():
     with pytest.raises(InputError) as raised:
         build_objective(said(wrong), [AGE, SEX])
     assert len(raised.value.problems) >= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "wrong"),
+    [
+        ("L2SP", {"alpha": -1.0, "beta": NAN}, ["alpha", "beta"]),
+        ("DELTA", {"scans": 0}, ["scans"]),
+        ("BSS", {"k": 0}, ["k"]),
+        ("FeatureDistillation", {"temperature": -1.0}, ["temperature"]),
+        ("MaskedAutoencoder", {"masked": 2.0, "depth": 0}, ["masked", "depth"]),
+        ("MaskedAutoencoder", {"width": 30}, ["width"]),
+        ("Reconstruction", {"masked": 1.0, "patch": 0}, ["masked", "patch"]),
+        ("TransformPrediction", {"scale": 2.0, "shear": -1.0}, ["shear", "scale"]),
+        ("TransformPrediction", dict.fromkeys(("degrees", "scale", "shear", "translation"), 0.0), ["degrees"]),
+        ("SimCLR", {"temperature": -1.0}, ["temperature"]),
+        ("BYOL", {"momentum": 2.0}, ["momentum"]),
+        ("MMD", {"kernels": 0}, ["kernels"]),
+        ("MDD", {"gamma": 0.0}, ["gamma"]),
+        ("MeanTeacher", {"decay": 2.0}, ["decay"]),
+        ("FixMatch", {"threshold": 2.0}, ["threshold"]),
+        ("AdversarialRemoval", {"column": "site", "width": 0}, ["width"]),
+    ],
+)
+def test_arguments_of_terms_out_of_range_are_said_with_their_path(name, arguments, wrong):
+    spec = said({"auxiliary": [{"class_path": name, "init_args": arguments}]})
+    with pytest.raises(InputError) as raised:
+        build_objective(spec, [AGE])
+    places = [f"objective.auxiliary[0].init_args.{argument}" for argument in wrong]
+    assert [problem.where for problem in raised.value.problems] == places
+
+
+@pytest.mark.parametrize("name", ["primary", "loss", "combine"])
+def test_a_class_may_bear_a_name_that_means_something_else_in_the_history(name, monkeypatch):
+    monkeypatch.setattr("tlimb.objectives.objective.registry.class_name", lambda spec: name.title())
+    objective = build_objective(said({"auxiliary": [{"class_path": "L1Weights"}]}), [AGE])
+    assert list(objective.terms) == [f"{name}_2"]
 
 
 def test_a_term_of_weight_0_leaves_model_and_history_as_they_are_without_it(tmp_path):

@@ -33,8 +33,8 @@ from tlimb.store import Store
 CPU = torch.device("cpu")
 TRUSTED = ("own_data",)
 PLAIN = {"class_path": "own_data.Smooth", "init_args": {}}
-ATTENTION = {"class_path": "ViT", "init_args": {"patch_size": 3, "hidden_size": 8, "layers": 2, "heads": 2}}
-NORMED = {"class_path": "ResNet", "init_args": {"depth": 10, "dims": 3, "width": 0.125}}
+DEEP = {"class_path": "own_data.Deep", "init_args": {}}
+NORMED = {"class_path": "own_data.Deep", "init_args": {"normed": True}}
 WHOLE = {"class_path": "BaseDataModule", "init_args": {}}
 SGD = {"class_path": "SGD", "init_args": {"lr": 0.01, "momentum": 0.9}}
 NOISE = [{"class_path": "RandomNoise", "init_args": {}}]
@@ -351,7 +351,7 @@ def test_two_processes_train_on_the_gradients_of_one(world, strategy):
     world = folder, one, pd.concat([both, roles(make_people("spare", 9, seed=2), 9, 0)], ignore_index=True)
     assert (world[2]["role"] == "validation").sum() == 13  # three batches for two processes
     settings = {"two": True, "batch_size": 6, "objective": term("Critic"), "gradient_clip": 0.5, "scheduler": COSINE}
-    settings["network"] = ATTENTION
+    settings["network"] = DEEP
     together = beside(world, **settings, trainer={"strategy": strategy})
     training = prepared(world, **settings, trainer=trainer())
     alone = fit(training, Kept(None, "trial", {}), CPU).history

@@ -23,7 +23,7 @@ from tlimb.objectives.term import Beginning, Step
 from tlimb.objectives.transform_consistency import TransformConsistency
 from tlimb.scenarios.device import set_up_torch
 from tlimb.scenarios.prepare import Source, StageRun, prepare
-from tlimb.scenarios.scenario import fit
+from tlimb.scenarios.scenario import fit, scenario_class
 from tlimb.state import Kept
 from tlimb.store import Store
 
@@ -309,6 +309,13 @@ def test_a_pass_without_gradients_does_not_take_those_of_the_other_away_under_au
     assert value.dtype == torch.float32 and network.head("group").weight.grad.abs().max() > 0
 
 
+def test_fixmatch_of_no_scan_without_a_label_is_0_and_gives_no_gradient():
+    network = network_of(CLASSES)
+    value = started(FixMatch(0.0), network, CLASSES)(step_of(network, labelled=3, unlabelled=0))
+    value.backward()
+    assert value.item() == 0 and not network.encoder.scale.grad.any()
+
+
 @pytest.mark.parametrize("shape", [(1, 40), (1, 12, 10), (1, 8, 9, 8)], ids=["series", "slices", "volumes"])
 def test_the_usual_views_change_images_of_every_layout_and_strong_ones_change_them_more(shape):
     term = FixMatch()
@@ -393,6 +400,21 @@ def outcome(training, kept=None):
 def supervised(world):
     """What comes of the same training without any term."""
     return outcome(prepared(world))
+
+
+def test_a_step_passes_no_head_that_nobody_looks_at(world):
+    training = prepared(world, {"class_path": "SimCLR"})
+    assert training.network.names == ("diagnosis", "projection")
+    seen = scenario_class(training)(training).step((torch.randn(2, 1, 16, 18), [torch.zeros(2)]), training=False)
+    assert list(seen.outputs) == ["diagnosis"]
+
+
+def test_a_head_that_two_terms_want_otherwise_is_the_one_the_stage_names_or_refused(world):
+    terms = {"class_path": "SimCLR"}, {"class_path": "VICReg"}
+    with pytest.raises(InputError, match="heads.projection: SimCLR and VICReg ask for different ones"):
+        prepared(world, *terms)
+    narrow = {"class_path": "ProjectionHead", "init_args": {"width": 6}}
+    assert prepared(world, *terms, heads={"projection": narrow}).network.head("projection")[-1].num_features == 6
 
 
 CONSISTENT = {"class_path": "TransformConsistency", "weight": 1.0}

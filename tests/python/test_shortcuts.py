@@ -307,7 +307,7 @@ def test_predictions_are_what_heads_predict():
     outputs = torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]])
     binned = Target("age", "regression", mean=50.0, sd=10.0, bins=Bins(20.0, 80.0, 20.0, 5.0))
     shares = softmax(outputs.numpy(), axis=1)
-    assert predicted(binned, outputs).numpy() == pytest.approx((shares @ [30.0, 50.0, 70.0])[:, None], rel=1e-5)
+    assert predicted(binned, outputs).numpy() == pytest.approx((shares @ [-2.0, 0.0, 2.0])[:, None], rel=1e-5)
     assert predicted(SITE, outputs).numpy() == pytest.approx(shares, rel=1e-5)
     grade = Target("grade", "ordinal", ("none", "mild", "severe", "worst"))
     assert torch.equal(predicted(grade, outputs), outputs.sigmoid())

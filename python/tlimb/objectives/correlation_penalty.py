@@ -83,8 +83,8 @@ class CorrelationPenalty(Term):
 
 
 def predicted(target: Target, outputs: Tensor) -> Tensor:
-    """A head's raw outputs (B, outputs) as what they predict, (B, m): quantities, of bins too, in standard deviations of the
-    training labels, risks, probabilities."""
+    """A head's raw outputs (B, outputs) as what they predict, (B, m): risks, probabilities, and quantities in standard
+    deviations of the training labels, with bins or without."""
     if target.bins:
         centres = torch.as_tensor((target.bins.centres - target.mean) / target.sd).to(outputs)
         return outputs.softmax(1) @ centres[:, None]

@@ -15,10 +15,10 @@ class EWC(Term):
 
     theta* are the values they start from, F the diagonal of the Fisher information of a scan of the stage before at
     them, which that stage keeps where it says ``"fisher": true`` (`tlimb.scenarios.fisher`). The weight of the term is
-    the paper's lambda. Laplace's approximation of the posterior after both stages is that of weight n_before / n_now, the
-    numbers of training scans, where the loss is a mean over scans of -log p: F is of one scan. The squared error of a
-    quantity is twice -log p but for a constant, so that its weight is 2 n_before / n_now. Of T targets the loss is the
-    mean, where -log p is the sum: for each the same divided by T. New heads are free.
+    the paper's lambda. F is of one scan: where the loss is a mean over scans of -log p, the weight n_before / n_now, of
+    the numbers of training scans, is Laplace's approximation of the posterior after both stages. A squared error is
+    twice -log p of a quantity but for a constant, so that its weight is 2 n_before / n_now. Of T targets the loss is a
+    mean, and -log p a sum: divide by T. New heads are free.
 
     Raises InputError where the encoder is not pretrained, or where the stage before kept no such information or that of
     another encoder.

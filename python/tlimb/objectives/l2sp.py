@@ -16,8 +16,8 @@ class L2SP(Term):
     w_S are the weights of the pretrained encoder, w_S^0 the values they start from, w_notS the weights of the new
     heads; the norms are sums, not means. Weights are all parameters of more than one axis: the kernels of convolutions
     and the matrices of linear layers, as in the authors' code, and what else has several axes, such as the class token
-    and the positions of a ViT. Biases and the scale and shift of norms are free. It takes the place of weight decay: set
-    that of the optimiser to 0 to have L2-SP alone. Where the encoder is frozen, beta alone acts.
+    and the positions of a ViT. Biases and the scale and shift of norms are free. It takes the place of weight decay:
+    set that of the optimiser to 0 to have L2-SP alone. Where the encoder is frozen, beta alone acts.
 
     It knows no third kind of weights: blocks that start anew, adapters and parts without weights are refused beside it.
 

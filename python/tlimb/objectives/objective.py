@@ -89,20 +89,18 @@ class Objective(nn.Module):
         first = {} if self._on_images is None else {"primary": self._on_images}
         return first | dict(zip(self.names, self.auxiliary))
 
-    def heads(self, given: Iterable[str] = ()) -> dict[str, dict]:
+    def heads(self, given: Iterable[str] | None = None) -> dict[str, dict]:
         """Heads that the terms need beside those of the targets: name -> {"class_path", "init_args"}.
 
-        given: names that the stage's own `heads` has, which are left out. Raises InputError where two terms ask for
-        different heads of one name, which they would share.
+        given: names that the stage's own `heads` has, if these are known. Then raises InputError where two terms ask
+        for different heads of another name, which they would share.
         """
         asked, first, problems = {}, {}, []
         for term in self.terms.values():
             for name, spec in getattr(term, "heads", {}).items():
-                if name in given:
-                    continue
-                if asked.setdefault(name, spec) != spec:
+                if asked.setdefault(name, spec) != spec and given is not None and name not in given:
                     message = f"{first[name]} and {type(term).__name__} ask for different ones, and would share it"
-                    problems.append(Problem(f"heads.{name}", message, "leave out one of the two, or set it"))
+                    problems.append(Problem(f"heads.{name}", message, "leave out one of the two, or set this head"))
                 first.setdefault(name, type(term).__name__)
         if problems:
             raise InputError(problems)

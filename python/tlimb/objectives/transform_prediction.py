@@ -43,8 +43,8 @@ class TransformPrediction(Term):
         if scale > 0.9:
             problems.append(Problem("scale", f"expected at most 0.9, found {scale}"))
         if not any(amounts.values()):
-            message = "does nothing where scale, shear and translation are 0 as well"
-            problems.append(Problem("degrees", message, "expected a number above 0 for one of the four"))
+            message = "degrees, scale, shear and translation are all 0, so that nothing is done"
+            problems.append(Problem("degrees", message, "expected a number above 0 for one of them"))
         if problems:
             raise InputError(problems)
         self.amounts = {name: amount for name, amount in amounts.items() if amount > 0}

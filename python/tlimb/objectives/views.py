@@ -82,8 +82,8 @@ def views_of(views: list[dict] | None, beginning: Beginning) -> Views:
 def two_views(step: Step, view: Views, head: str, together: bool = False) -> tuple[Tensor, Tensor]:
     """What a head makes of two views of all images of a batch, (B, width) each.
 
-    together: both in one pass, so that batch norm takes its statistics over both; else one pass each. Beside targets its
-    running statistics do not move. Raises InputError for a batch of one scan, which has no other to be told from.
+    together: both in one pass, so that batch norm takes its statistics over both; else one pass each. Beside targets
+    its running statistics do not move. Raises InputError for a batch of one scan, which has no other to be told from.
     """
     require_company(step)
     first, second = view(step.images), view(step.images)

@@ -17,7 +17,8 @@ class Average:
     optima", UAI), with running statistics that the caller measures anew for it.
 
     Numbers of batches are copied. Where several processes train, running statistics of the mean are at the end of each
-    epoch the mean over processes, so that all go on from the same ones. There is no mean before its first update. Adapters are averaged, not what they give.
+    epoch the mean over processes, so that all go on from the same ones. There is no mean before its first update.
+    Adapters are averaged, not what they give.
     """
 
     def __init__(self, spec: dict, network: nn.Module):

@@ -131,7 +131,7 @@ def prepare(run: StageRun, source: Source) -> Training:
     view = source.view(data, normalise)
     objective = build_objective(stage["objective"], targets, source.trusted)
     columns = fit_targets(run.columns, objective.columns(), pd.concat([train, more]))
-    heads = objective.heads() | stage["heads"]
+    heads = objective.heads(stage["heads"]) | stage["heads"]
     outputs = {of.name: of.outputs for of in targets}
     recipe = recipe_of(source.store)
     network = build_network(run.architecture, view.input_shape, outputs, run.seed, source.trusted, heads, recipe)

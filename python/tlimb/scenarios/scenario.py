@@ -253,6 +253,7 @@ class Scenario(lightning.LightningModule):
             featured=self.plan.featured,
             whole=training and labelled < len(images) and self.objective.sees_unlabelled(progress),
             seen=getattr(self.objective.on_images, "seen", None),
+            names=self.objective.passed_heads(),
         )
 
     def on_before_batch_transfer(self, batch, dataloader_idx: int):
