@@ -75,7 +75,7 @@ def _model_bytes(proposal: Proposal, labels: dict, shapes: dict, recipes: dict, 
         key = canonical_json([architecture, module, recipe, targets, heads, *told])
         if key not in sizes:
             images = registry.load("module", module["class_path"], trusted)(**module["init_args"])
-            heads = made_objective(stage, labels, trusted).heads() | heads
+            heads = made_objective(stage, labels, trusted).heads(heads) | heads
             with torch.device("meta"):
                 shape, outputs = images.input_shape(shapes[recipe]), dict.fromkeys(targets, 1)
                 network = build_network(architecture, shape, outputs, 0, trusted, heads, recipes[recipe])
