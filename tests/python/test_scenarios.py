@@ -345,7 +345,7 @@ def beside(world, kept=None, **changes) -> tuple[list[dict], dict]:
     return progress.history, training.network.weights()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_two_processes_train_on_the_gradients_of_one(world, strategy):
     folder, one, both = world
     world = folder, one, pd.concat([both, roles(make_people("spare", 9, seed=2), 9, 0)], ignore_index=True)
@@ -389,6 +389,7 @@ def test_processes_validate_on_equally_many_batches_and_every_scan_once(n, most,
     assert largest <= most or sum(map(len, turns)) == n // size * size
 
 
+@pytest.mark.long
 def test_two_processes_go_on_to_the_same_numbers_with_statistics_in_a_mean_of_weights(world, tmp_path):
     kept = Kept(tmp_path, "trial", {}, seconds=0)
     settings = {"network": NORMED, "tuning": EMA, "epochs": 2, "trainer": {"keep": "last"}}
