@@ -20,7 +20,7 @@ from tlimb.config import read_sweep
 from tlimb.files import read_json, write_csv, write_json
 from tlimb.ranking.compare import Measure, mean_with_interval, paired_difference
 from tlimb.ranking.results import key_of
-from tlimb.search.space import candidate_of, grid
+from tlimb.search.space import candidate_of, expand, grid
 from tlimb.seeds import seed_for
 
 SWEEPS = Path("assets/sweeps/methods")
@@ -191,7 +191,7 @@ def null_twin(name: str, out: Path) -> dict:
 def _candidate(document: dict, key: str, variant) -> str:
     """The id of the candidate that a variant alone makes."""
     alone = document | {"search": document["search"] | {"space": {key: [variant]}}}
-    return candidate_of(grid(read_sweep(alone))[0])
+    return candidate_of(expand(grid(read_sweep(alone))[0])[0])
 
 
 def _renamed(document):
