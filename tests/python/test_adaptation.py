@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from plain_encoder import Plain
 from safetensors.torch import load_file
 from scipy.spatial.distance import cdist
 from torch import nn
@@ -34,20 +35,6 @@ AGE = Target("age", "regression", (), 50.0, 10.0)
 SMALL = {"width": 8, "depth": 1}
 TERMS = [DANN(**SMALL), CDAN(**SMALL), MMD(), DeepCORAL(), MDD(**SMALL)]
 NAMES = [type(term).__name__ for term in TERMS]
-
-
-class Plain(nn.Module):
-    """Images (B, 4) -> features (B, 3), linear."""
-
-    dims, features, blocks = 1, 3, ("layer",)
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(4, 3)
-
-    def forward(self, images):
-        """Features."""
-        return self.layer(images)
 
 
 def network() -> Network:

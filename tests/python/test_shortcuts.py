@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from plain_encoder import Plain
 from scipy.spatial.distance import pdist, squareform
 from scipy.special import softmax
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -36,20 +37,6 @@ SITE = Target("site", "classification", ("a", "b", "c"))
 AGE = Target("age", "regression", (), 50.0, 10.0)
 TIME = Target("time", "survival")
 SMALL = {"width": 8, "depth": 1}
-
-
-class Plain(nn.Module):
-    """Images (B, 4) -> features (B, 3), linear."""
-
-    dims, features, blocks = 1, 3, ("layer",)
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(4, 3)
-
-    def forward(self, images):
-        """Features."""
-        return self.layer(images)
 
 
 def network() -> Network:

@@ -23,7 +23,7 @@ from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.progress import TrainingFailed
 from tlimb.scenarios.results import Settings, carry_through, keep_for, outcome, write_history
 from tlimb.scenarios.train import train
-from tlimb.search.scans import SECOND
+from tlimb.search.scans import SECOND, TRAINING
 from tlimb.state import Kept
 from tlimb.store import Store
 from tlimb.weights.statistics import statistics
@@ -57,7 +57,7 @@ def _check(job: Job, trials: list[dict], starts: list[Pretrained | None], store:
     }
     problems = []
     for split, folder, disjoint in sorted(asked):
-        roles = {"validation", "test"} | ({"train", *SECOND} if disjoint else set())
+        roles = {"validation", "test"} | (set(TRAINING) if disjoint else set())
         try:
             check_encoder(asked[split, folder, disjoint], store, job.split(split), roles, f"split {split}")
         except InputError as error:

@@ -7,7 +7,7 @@ import pandas as pd
 from tlimb.files import digest, write_json, write_jsonl, write_parquet
 from tlimb.labels import ONE_CLASS, classes_of, signed_times
 from tlimb.search.named_files import weights_paths
-from tlimb.search.scans import SECOND, as_text, labels_of, term_columns, with_cohort
+from tlimb.search.scans import SECOND, TRAINING, as_text, labels_of, term_columns, with_cohort
 from tlimb.search.suggest import Proposal
 
 FACTS = ["split", "scan_id", "person", "role", "times"]
@@ -63,7 +63,7 @@ def _write_job(folder: Path, job: dict, rows: pd.DataFrame, stage: dict, labels:
     targets = _facts(stage["targets"], rows[~rows["role"].isin(SECOND)], labels)
     hidden = rows["role"].isin(SECOND)
     masked = rows.assign(**{name: rows[name].mask(hidden) for name in stage["targets"]})
-    columns = _facts(term_columns(stage), masked[rows["role"].isin(["train", *SECOND])], labels)
+    columns = _facts(term_columns(stage), masked[rows["role"].isin(TRAINING)], labels)
     shards = sorted(set(rows["chunk"]))
     write_json(folder / "job.json", job | {
         "recipe": stage["data"]["recipe"], "shards": shards, "labels": targets, "columns": columns,

@@ -4,7 +4,7 @@ import pandas as pd
 
 from tlimb.errors import InputError, Problem
 from tlimb.search.preprocessed import Recipes
-from tlimb.search.scans import SECOND
+from tlimb.search.scans import TRAINING
 from tlimb.splits import require_disjoint
 
 
@@ -39,7 +39,7 @@ def require_no_leak(trials: list[dict], pretrainings: list[dict], rows: pd.DataF
     require_disjoint(rows)
     lines = {line["id"]: line for line in pretrainings}
     everyone = {split: set(part["person"]) for split, part in rows.groupby("split")}
-    apart = rows[~rows["role"].isin(["train", *SECOND])]
+    apart = rows[~rows["role"].isin(TRAINING)]
     held_out = {split: set(part["person"]) for split, part in apart.groupby("split")}
     crossing = {}
     starting = {(trial["split"], trial["init"]) for trial in trials}

@@ -9,18 +9,18 @@ from tlimb.evaluation.metrics import METRICS
 from tlimb.labels import ONE_CLASS
 from tlimb.modality import kind_of
 from tlimb.search.kinds import kind_problems
-from tlimb.search.scans import roles_of, second_of, terms_of, with_cohort
+from tlimb.search.scans import roles_of, second_of, terms_of
 
 OWN_PARTS = ("source", "target-validation")
 BALANCED = registry.SHORT_NAMES["sampler"]["BalancedSampler"]
 
 
 class Names:
-    """Checks names and gathers what is wrong in `problems`. table: as cohort.parquet; labels: as in cohort.json."""
+    """Checks names and gathers what is wrong in `problems`. table: as cohort.parquet; labels: as in cohort.json, with
+    the cohort among them."""
 
     def __init__(self, sweep: Sweep, table: pd.DataFrame, labels: dict, problems: list[Problem]):
-        self.sweep, self.table, self.problems = sweep, table, problems
-        self.labels = with_cohort(labels, table)
+        self.sweep, self.table, self.labels, self.problems = sweep, table, labels, problems
         self._cohorts = set(table["cohort"])
 
     def check_sweep(self) -> None:

@@ -7,7 +7,7 @@ from tlimb.config import Sweep
 from tlimb.errors import Problem
 from tlimb.files import read_json
 from tlimb.persons import person_digest
-from tlimb.search.scans import SECOND
+from tlimb.search.scans import TRAINING
 from tlimb.search.suggest import Proposal
 from tlimb.weights.kinds import file_problems, map_problems, tlimb_kind
 
@@ -50,7 +50,7 @@ def _folder_problems(folder: Path, recipe: dict, proposal: Proposal, split: str,
         message = f"its scans were prepared otherwise: {', '.join(differing)}"
         problems.append(Problem(where, message, "set the recipe to theirs"))
     rows = proposal.splits
-    held_out = sorted(set(rows.loc[(rows["split"] == split) & ~rows["role"].isin(["train", *SECOND]), "person"]))
+    held_out = sorted(set(rows.loc[(rows["split"] == split) & ~rows["role"].isin(TRAINING), "person"]))
     seen = set(facts["persons"])
     known = [person for person in held_out if person_digest(person) in seen]
     if known:

@@ -16,6 +16,9 @@ NAMED = 5  # examples given of many
 SECOND = ("unlabelled", "target")
 """Roles of scans that train beside labelled ones and whose targets are hidden."""
 
+TRAINING = ("train", *SECOND)
+"""Roles of scans that training learns from; people of all others are held out."""
+
 
 def labels_of(stage: dict) -> list[str]:
     """The labels that a stage's training must know: its targets, and the one by which its sampler draws."""
@@ -229,7 +232,7 @@ class StageScans:
         before, known = len(self.problems), self.table.set_index("scan_id")
         for path, term in terms_of(stage["objective"]):
             name = term["init_args"].get("column")
-            shown = ["train"] if name in stage["targets"] else ["train", *SECOND]
+            shown = ["train"] if name in stage["targets"] else TRAINING
             values = known.loc[rows.loc[rows["role"].isin(shown), "scan_id"], name] if isinstance(name, str) else None
             if values is not None and values.nunique() < 2:
                 found = ", ".join(map(str, values.dropna().unique())) or "no value"

@@ -15,6 +15,7 @@ from tlimb.search.named import Names
 from tlimb.search.preprocessed import Recipes
 from tlimb.search.scans import (
     SECOND,
+    TRAINING,
     StageScans,
     asked_of,
     columns_of,
@@ -282,7 +283,7 @@ class _Planner:
 
 def _split_of(rows: pd.DataFrame, divided) -> _Split:
     rows = rows.sort_values("scan_id")[["scan_id", "person", "role", "times", "chunk"]].reset_index(drop=True)
-    held_out = frozenset(rows.loc[~rows["role"].isin(["train", *SECOND]), "person"])
+    held_out = frozenset(rows.loc[~rows["role"].isin(TRAINING), "person"])
     facts = rows[["scan_id", "role", "times"]]
     identity, measured = (digest(part.to_numpy().tolist()) for part in (facts, facts[~rows["role"].isin(SECOND)]))
     return _Split(identity, measured, rows, held_out, held_out | frozenset(divided))
