@@ -1,13 +1,10 @@
 """What a user writes in a sweep, as typed models; errors carry the JSON path and the nearest valid name."""
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -16,38 +13,15 @@ from pydantic import (
 )
 
 from tlimb.errors import InputError, Problem
+from tlimb.evaluate_settings import Evaluate
 from tlimb.parse import parse
+from tlimb.search_settings import Search
+from tlimb.settings import ONE_OR_SEVERAL, Count, Index, Names, Settings, plain
 
 PIPELINE_KEYS = frozenset(
     {"state_dir", "trials_per_task", "chunk_size", "max_failed_scans", "trusted_modules", "preset", "help"}
 )
 """Parameters of the pipeline that may stand in a sweep file beside the sweep's own keys."""
-
-NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*$")
-
-
-def _plain(name: str) -> str:
-    """A name that can stand in a path; raises ValueError for others."""
-    if not NAME.match(name):
-        raise ValueError("expected a name of a letter, then letters, digits, '_' or '-'")
-    return name
-
-
-class Settings(BaseModel):
-    """Base of all models: unknown keys and wrong types are errors, never guesses."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-def _as_list(value):
-    return [value] if isinstance(value, str) else value
-
-
-_ONE_OR_SEVERAL = BeforeValidator(_as_list, json_schema_input_type=str | list[str])
-Names = Annotated[list[str], _ONE_OR_SEVERAL, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
-
 
 def _share_or_count(value: float) -> float:
     """A share as a fraction or a number of persons as a whole number; raises ValueError for others."""
@@ -136,7 +110,7 @@ AnyRecipe = Annotated[
 ]
 
 
-Where = dict[str, Annotated[list[str], _ONE_OR_SEVERAL, Field(min_length=1)]]
+Where = dict[str, Annotated[list[str], ONE_OR_SEVERAL, Field(min_length=1)]]
 """Label column of classes -> the classes wanted, as text."""
 
 
@@ -406,7 +380,7 @@ class Stage(Settings):
     """
 
     name: str
-    targets: Annotated[list[str], _ONE_OR_SEVERAL] = []
+    targets: Annotated[list[str], ONE_OR_SEVERAL] = []
     architecture: ClassSpec | None = None
     heads: dict[str, HeadSpec] = {}
     weights: Weights | None = None
@@ -431,7 +405,7 @@ class Stage(Settings):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
-        return _plain(name)
+        return plain(name)
 
 
 LabelKind = Literal["regression", "classification", "ordinal", "multilabel", "survival"]
@@ -464,47 +438,16 @@ def _label_spec(value):
 Label = Annotated[LabelSpec, BeforeValidator(_label_spec, json_schema_input_type=LabelKind | LabelSpec)]
 
 
-class External(Settings):
-    """A cohort that is only ever tested on."""
-
-    cohort: str
-
-
-class Evaluate(Settings):
-    """How test scores are computed: bootstrap resamples over persons, confidence of the intervals."""
-
-    external: list[External] = []
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    seed: int = 0
-
-
-class Search(Settings):
-    """What is tried: every combination of the variants in `space`, once for each seed."""
-
-    method: Literal["grid"] = "grid"
-    metric: str | None = None
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
-    space: dict[str, list] = {}
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("seeds are repeated; expected distinct whole numbers")
-        return seeds
-
-
 class Sweep(Settings):
     """The whole document: cohorts, preprocessing, the base trial and the space around it. licence: of the weights that
     the run makes, said in their files."""
 
     input: str
-    label_tables: Annotated[list[str], _ONE_OR_SEVERAL] = []
+    label_tables: Annotated[list[str], ONE_OR_SEVERAL] = []
     outdir: str = "results"
     licence: str | None = None
     labels: dict[str, Label] = {}
-    recipes: Annotated[dict[Annotated[str, AfterValidator(_plain)], AnyRecipe], Field(min_length=1)] = {
+    recipes: Annotated[dict[Annotated[str, AfterValidator(plain)], AnyRecipe], Field(min_length=1)] = {
         "default": Recipe()
     }
     architecture: ClassSpec = ClassSpec(class_path="ResNet")

@@ -240,7 +240,8 @@ class _Planner:
             digests = self.recipes.index[recipe].set_index("scan_id")["digest"]
             known = self.table.set_index("scan_id")[labels].astype("str").loc[split.rows["scan_id"]]
             hidden = split.rows["role"].isin(SECOND).to_numpy()
-            known.loc[hidden, with_events(targets, self.labels)] = ""
+            for name in with_events(targets, self.labels):
+                known[name] = known[name].mask(hidden, "")
             rows = split.rows[["scan_id", "role"]].assign(digest=digests.loc[split.rows["scan_id"]].to_numpy())
             self._described[key] = digest([rows.to_numpy().tolist(), known.to_numpy().tolist()])
         return self._described[key]

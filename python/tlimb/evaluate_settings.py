@@ -1,0 +1,59 @@
+"""The key `evaluate` of a sweep: how what was trained is measured and looked at."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tlimb.settings import Index, Settings
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class External(Settings):
+    """A cohort that is only ever tested on."""
+
+    cohort: str
+
+
+class OperatingPoint(Settings):
+    """Where a probability of the second of two classes is called a case: at a `threshold`, or at the one that on
+    validation gives a `sensitivity` or a `specificity` of at least so much, or the largest sum of both (`youden`)."""
+
+    threshold: Share | None = None
+    sensitivity: Share | None = None
+    specificity: Share | None = None
+    youden: bool = False
+
+    @model_validator(mode="after")
+    def _one(self):
+        if sum(value not in (None, False) for value in self.model_dump().values()) != 1:
+            raise ValueError("expected one of `threshold`, `sensitivity`, `specificity` and `youden`")
+        return self
+
+
+Explanation = Literal["occlusion", "integrated_gradients", "grad_cam", "attention"]
+
+
+class Evaluate(Settings):
+    """How models are measured.
+
+    bootstrap: resamples over persons; confidence: of all intervals; seed: of both and of whatever is drawn here.
+    groups: label columns by which the scores of what was selected stand apart, numbers in quarters (`age` in decades).
+    operating_point: of sensitivity and specificity. coverage: of conformal prediction. dropout: passes with dropout left
+    on, 0 for none. probe: score every encoder on the target's training scans before fine-tuning. harmonise: a label
+    column, such as `site`, over which features of frozen encoders are harmonised by ComBat, beside what they are without.
+    explain: how to show what the selected networks look at; explained: of how many test scans.
+    """
+
+    external: list[External] = []
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    seed: int = 0
+    groups: list[str] = []
+    operating_point: OperatingPoint = OperatingPoint(threshold=0.5)
+    coverage: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    dropout: Index = 0
+    probe: bool = False
+    harmonise: str | None = None
+    explain: list[Explanation] = []
+    explained: Annotated[int, Field(ge=1)] = 16
