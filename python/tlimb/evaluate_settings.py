@@ -41,7 +41,8 @@ class Evaluate(Settings):
     groups: label columns by which the scores of what was selected stand apart, numbers in quarters (`age` in decades).
     operating_point: of sensitivity and specificity. coverage: of conformal prediction. dropout: passes with dropout left
     on, 0 for none. probe: score every encoder on the target's training scans before fine-tuning. harmonise: a label
-    column, such as `site`, over which features of frozen encoders are harmonised by ComBat, beside what they are without.
+    column, such as `site`, over which features of frozen encoders are harmonised by ComBat, beside what they are without;
+    keeping: label columns, such as `age`, whose effects on features it keeps.
     explain: how to show what the selected networks look at; explained: of how many test scans.
     """
 
@@ -55,5 +56,6 @@ class Evaluate(Settings):
     dropout: Index = 0
     probe: bool = False
     harmonise: str | None = None
+    keeping: list[str] = []
     explain: list[Explanation] = []
     explained: Annotated[int, Field(ge=1)] = 16

@@ -15,8 +15,11 @@ MADE_BY = {"made_by": "tlimb"}
 
 
 @contextmanager
-def replacing(path):
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed."""
+def replacing(path, synced: bool = True):
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed.
+
+    synced: false for many small files that are made again after a crash of the machine; each sync takes milliseconds.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -24,8 +27,9 @@ def replacing(path):
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
+        if synced:
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
@@ -39,9 +43,9 @@ def _umask() -> int:
     return mask
 
 
-def write_text(path, text: str) -> None:
+def write_text(path, text: str, synced: bool = True) -> None:
     """Write `text` in UTF-8, atomically."""
-    with replacing(path) as temporary:
+    with replacing(path, synced) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -7,6 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from tlimb.cli import main
+from tlimb.durations import duration_text, read_duration
+from tlimb.files import write_json, write_jsonl
+from tlimb.search.costs import read_known, steps_of
+from tlimb.search.plan import plan_of
+from tlimb.search.rates import Rates
+from tlimb.search.trace import read_trace
 
 
 @pytest.fixture
@@ -83,3 +90,153 @@ def test_help_explains_every_command():
     assert result.exit_code == 0
     for command in ("demo-cohort", "demo-series", "plan", "samplesheet", "schema", "show"):
         assert command in result.output
+
+
+TRACE = """task_id\tname\tstatus\tsubmit\trealtime\tpeak_rss
+1\tPREPARE:COHORT\tCOMPLETED\t2026-01-01 00:00:00.000\t10s\t100 MB
+2\tPREPARE:PREPROCESS (default all)\tCOMPLETED\t2026-01-01 00:00:10.000\t2m\t1 GB
+3\tSEARCH:ROUND_1:TRANSFER:PRETRAIN_1 (a)\tCOMPLETED\t2026-01-01 00:02:10.000\t1m 40s\t2.5 GB
+4\tSEARCH:ROUND_1:TRANSFER:PRETRAIN_1 (b)\tCOMPLETED\t2026-01-01 00:02:10.000\t1m 40s\t2 GB
+5\tSEARCH:ROUND_1:TRANSFER:FINETUNE (c)\tFAILED\t2026-01-01 00:03:50.000\t1h\t9 GB
+6\tSEARCH:ROUND_1:TRANSFER:FINETUNE (c)\tCACHED\t2025-01-01 00:03:50.000\t1m\t1 GB
+7\tRANK\tCOMPLETED\t2026-01-01 00:03:50.000\t500ms\t-
+8\tRANK\tRUNNING\t2026-01-01"""
+
+
+@pytest.fixture
+def trace(tmp_path):
+    (tmp_path / "trace.txt").write_text(TRACE)
+    return read_trace(tmp_path / "trace.txt")
+
+
+def ran(sweep, seconds: float) -> Path:
+    """What a run of the sweep would leave: one trained encoder and one model that each took so many seconds for a scan
+    and epoch, a store of 60 scans and a trace."""
+    outdir = sweep.parent / "results"
+    found = plan_of(sweep)
+    line, scratch = found.proposal.pretrainings[0], found.proposal.trials[0]
+    assert scratch["init"] == ""
+    trained = {"status": "ok", "device": "cpu", "recipe": found.sweep.recipes["default"].model_dump()}
+    for place, about, stage, made in (
+        (f"encoders/{line['id']}/encoder.json", line, line["spec"]["stage"], {}),
+        (f"models/{scratch['id']}/model.json", scratch, scratch["spec"]["stages"][-1], {"spec": scratch["spec"]}),
+    ):
+        epochs = stage["epochs"] - 1  # stopped early
+        facts = {"id": about["id"], "epochs_run": epochs, "n": {"train": 5}, "seconds": seconds * 5 * epochs}
+        write_json(outdir / place, trained | made | facts | {"architecture": about["spec"]["architecture"]})
+    write_jsonl(outdir / "search" / "round-1" / "pretrainings.jsonl", found.proposal.pretrainings)
+    write_jsonl(outdir / "search" / "round-1" / "trials.jsonl", found.proposal.trials)
+    write_json(outdir / "store" / "default" / "shard-all.json", {"n": 60})
+    (outdir / "pipeline_info").mkdir()
+    (outdir / "pipeline_info" / "trace.txt").write_text(TRACE)
+    return outdir
+
+
+def told(sweep, *options) -> dict[str, str]:
+    """First word of each line of the plan -> the rest."""
+    result = CliRunner().invoke(main, ["plan", str(sweep), *options])
+    assert result.exit_code == 0, result.output
+    return {line.split()[0]: " ".join(line.split()[1:]) for line in result.output.splitlines()}
+
+
+def test_a_trace_tells_tasks_that_ended_well_and_how_many_ran_at_once(trace):
+    processes = ["COHORT", "PREPROCESS", "PRETRAIN", "PRETRAIN", "FINETUNE", "RANK"]
+    assert [task.process for task in trace.tasks] == processes
+    assert trace.mean("PRETRAIN") == 100 and trace.mean("EVALUATE") is None
+    assert trace.at_once == pytest.approx((10 + 120 + 200 + 0.5) / (10 + 120 + 100 + 0.5))
+    assert trace.at_once_of("PRETRAIN", "FINETUNE") == 2
+    assert trace.memory == 2.5 * 2**30
+    assert read_trace(Path("nothing")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "said"),
+    [("812ms", 0.812, "1 s"), ("44.7s", 44.7, "45 s"), ("2m 13s", 133, "2 min"), ("3h 20m", 12000, "3 h 20 min"),
+     ("1d 2h", 93600, "26 h"), ("5d", 432000, "5 d"), ("-", None, "")],
+)  # fmt: skip
+def test_lengths_of_time_are_read_as_nextflow_writes_them_and_said_shortly(text, seconds, said):
+    assert read_duration(text) == pytest.approx(seconds)
+    assert seconds is None or duration_text(seconds) == said
+
+
+def test_a_rate_is_that_of_trainings_alike_else_of_the_nearest_kind():
+    rates = Rates()
+    assert rates.seconds(["a", "net, images", "net", "trained", ""], 5) is None
+    rates.add(["a", "net, images", "net", "trained", ""], 10, 20.0)
+    rates.add(["b", "net, images", "net", "trained", ""], 10, 40.0)
+    rates.add(["c", "other", "other net", "trained", ""], 20, 120.0)
+    assert rates.seconds(["a", "net, images", "net", "trained", ""], 5) == (10.0, "trained alike")
+    assert rates.seconds(["x", "net, images", "net", "trained", ""], 5) == (15.0, "of that network on such images")
+    assert rates.seconds(["x", "y", "net", "trained", ""], 5) == (15.0, "of that network")
+    assert rates.seconds(["x", "y", "z", "trained", ""], 5) == (pytest.approx(5 * 180 / 40), "of other networks")
+    assert rates.seconds(["x", "y", "z", "frozen", ""], 5) == (pytest.approx(5 * 180 / 40), "of other kinds")
+
+
+def test_before_a_first_run_the_time_is_said_to_be_unknown_and_tasks_are_counted(sweep):
+    lines = told(sweep, "--trials-per-task", "2", "--chunk-size", "60")
+    assert lines["time:"].startswith("unknown until a first run")
+    tasks = {"COHORT": 1, "PREPROCESS": 1, "SUGGEST": 1, "PRETRAIN": 2, "FINETUNE": 6, "EVALUATE": 6, "RANK": 1}
+    assert {name: lines[name] for name in tasks} == {name: f"{count} ?" for name, count in tasks.items()}
+    assert told(sweep)["FINETUNE"] == "4 ?"
+
+
+def test_time_follows_from_what_the_last_run_took(sweep):
+    outdir = ran(sweep, seconds=2.0)
+    document = json.loads(sweep.read_text())
+    document |= {"outdir": str(outdir), "trials_per_task": 2, "chunk_size": 60}
+    document["search"]["space"]["stages.finetune"] = [{"strategy": "scratch"}, {"strategy": "full"}]
+    sweep.write_text(json.dumps(document))
+    lines = told(sweep)
+    proposal = plan_of(sweep).proposal
+    drawn = proposal.splits[proposal.splits["role"] == "train"]["split"].value_counts()
+    beside = 200 - 2.0 * 5 * 2, 60 - 2.0 * 5 * 3  # of the two pretraining tasks together, of each fine-tuning task
+    pretraining = 2 * (2.0 * drawn[proposal.pretrainings[0]["split"]] * 3) + beside[0]
+    tuning = 4 * (2.0 * drawn[proposal.trials[0]["split"]] * 4) + 4 * beside[1]
+    assert lines["PRETRAIN"] == f"2 {duration_text(pretraining)}"
+    assert lines["FINETUNE"] == f"4 {duration_text(tuning)}"
+    assert lines["PREPROCESS"] == "1 2 min" and lines["COHORT"] == "1 10 s" and lines["EVALUATE"] == "4 ?"
+    assert "with 1.4 of them at once" in lines["time:"] and "and what SUGGEST, EVALUATE take" in lines["time:"]
+    assert lines["known"] == f"from 2 trainings on cpu in {outdir}; early stopping makes it less"
+    assert lines["memory:"] == "up to 2.7 GB a task in the last run"
+
+
+def test_several_devices_share_the_time_and_are_counted(sweep):
+    outdir = ran(sweep, seconds=2.0)
+    document = json.loads(sweep.read_text()) | {"outdir": str(outdir)}
+    sweep.write_text(json.dumps(document))
+    alone = plan_of(sweep)
+    document["stages"][1]["trainer"] = {"devices": 2}
+    sweep.write_text(json.dumps(document))
+    both, known = plan_of(sweep), read_known(outdir)
+    one, two = (
+        {step.process: step for step in steps_of(of.sweep, of.proposal, of.scans, of.growth, known, (4, 64))}
+        for of in (alone, both)
+    )
+    start = known.beside["FINETUNE"] * one["FINETUNE"].tasks
+    assert two["FINETUNE"].seconds - start == pytest.approx((one["FINETUNE"].seconds - start) / 2)
+    assert two["FINETUNE"].device_seconds == pytest.approx(one["FINETUNE"].device_seconds)
+    assert two["PRETRAIN"] == one["PRETRAIN"]
+    assert "device hours" in told(sweep)["devices:"]
+
+
+def test_rounds_to_come_are_counted_at_most(sweep):
+    document = json.loads(sweep.read_text())
+    document["stages"][1]["epochs"] = 9
+    rates = {"stages.*.optimizer.init_args.lr": [0.001 * i for i in range(1, 10)]}
+    document["search"] = {"method": "halving", "seeds": [0], "space": rates}
+    sweep.write_text(json.dumps(document))
+    result = CliRunner().invoke(main, ["plan", str(sweep)])
+    assert "9 trials of 9 candidates (1 seed)" in result.output
+    assert "the first of 3 rounds of halving, at most: 13 trainings of trials, 21 epochs in all" in result.output
+    assert "SUGGEST           3" in result.output and "4 times its weights" in result.output
+
+
+def test_steps_timed_on_the_spot_stand_for_a_run_that_is_not_there(sweep):
+    document = json.loads(sweep.read_text())
+    document["recipes"] = {"default": {"spacing": 8.0}}
+    document["architecture"]["init_args"] |= {"depth": 10, "width": 0.125}
+    sweep.write_text(json.dumps(document))
+    lines = told(sweep, "--measure")
+    assert lines["PRETRAIN"].split()[1] != "?" and lines["FINETUNE"].split()[1] != "?"
+    assert lines["time:"].endswith("one after the other")
+    assert lines["known"].startswith("from steps of 4 networks timed here on ")

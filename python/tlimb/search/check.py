@@ -10,9 +10,10 @@ from tlimb.cohort import Cohort, read_cohort
 from tlimb.config import Sweep, read_sweep
 from tlimb.errors import InputError
 from tlimb.search.named_files import content_digest
+from tlimb.search.named_presets import expanded
 from tlimb.search.preprocessed import all_fine
 from tlimb.search.published import weights_problems
-from tlimb.search.space import grid
+from tlimb.search.space import Candidates, grid
 from tlimb.search.suggest import Proposal, suggest
 from tlimb.search.uses import file_problems, scans_by_recipe
 
@@ -34,7 +35,8 @@ class Files:
 class Inputs:
     """What a run starts from, and what it will do if every scan passes preprocessing.
 
-    sweep: with the recipes that are used.  scans: recipe -> the rows of the cohort's table that it prepares.
+    sweep: with the recipes that are used, and presets written out. scans: recipe -> the rows of the cohort's table that
+    it prepares.
     """
 
     sweep: Sweep
@@ -65,20 +67,19 @@ def check_inputs(document, files: Files, trusted=()) -> Inputs:
     summary, recipes = cohort.summary | {"files": named}, all_fine(cohort.table, sweep.recipes)
     known = {"split_file": summary["split_file"], "files": named}
     proposal = suggest(sweep, cohort.table, summary["labels"], recipes, trusted=trusted, **known)
-    specs = [trial["spec"] for trial in proposal.trials]
-    scans = scans_by_recipe(sweep, specs, cohort.table)
+    scans = scans_by_recipe(sweep, proposal.specs, cohort.table)
     problems = file_problems(sweep, scans) + weights_problems(proposal, sweep, files.weights)
     if problems:
         raise InputError(problems)
     unused = [f"recipe '{name}' is used by no stage" for name in sweep.recipes if name not in scans]
     told = replace(cohort, summary=summary | {"warnings": summary["warnings"] + unused})
     used = sweep.model_copy(update={"recipes": {name: sweep.recipes[name] for name in scans}})
-    return Inputs(used, told, proposal, scans)
+    return Inputs(expanded(used), told, proposal, scans)
 
 
 def _space_problems(sweep: Sweep, trusted) -> list:
     try:
-        grid(sweep, trusted)
+        grid(sweep, trusted) if sweep.search.method == "grid" else Candidates(sweep, trusted)
     except InputError as error:
         return error.problems
     return []

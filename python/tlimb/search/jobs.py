@@ -1,10 +1,14 @@
 """What each training task is given: a folder with its specs and just the rows of the cohort that it may see."""
 
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from tlimb.files import digest, write_json, write_jsonl, write_parquet
+from tlimb.evaluate_settings import Evaluate
+from tlimb.files import canonical_json, digest, replacing, write_jsonl, write_parquet, write_text
 from tlimb.labels import ONE_CLASS, classes_of, signed_times
 from tlimb.search.named_files import weights_paths
 from tlimb.search.scans import SECOND, TRAINING, as_text, labels_of, term_columns, with_cohort
@@ -14,71 +18,152 @@ FACTS = ["split", "scan_id", "person", "role", "times"]
 
 
 def write_round(
-    folder, proposal: Proposal, table: pd.DataFrame, summary: dict, trials_per_task: int, licence: str | None = None
+    folder,
+    proposal: Proposal,
+    table: pd.DataFrame,
+    summary: dict,
+    trials_per_task: int,
+    licence: str | None = None,
+    evaluate: Evaluate = Evaluate(),
 ) -> None:
-    """Write trials.jsonl, pretrainings.jsonl, splits.parquet and a job folder for each pretraining and pack.
+    """Write trials.jsonl, pretrainings.jsonl, splits.parquet and a job folder for each pretraining, pack and probe.
 
     summary: as cohort.json. licence: of the weights that the tasks make.
     """
-    folder, labels = Path(folder), with_cohort(summary["labels"], table)
+    folder, jobs = Path(folder), _Jobs(Path(folder) / "jobs", proposal, table, summary, licence)
     write_jsonl(folder / "trials.jsonl", proposal.trials)
     write_jsonl(folder / "pretrainings.jsonl", proposal.pretrainings)
     write_parquet(folder / "splits.parquet", proposal.splits[["split", "scan_id", "role", "times"]])
-    labelled = proposal.splits.merge(_class_names(table, labels).drop(columns=["person"]), on="scan_id")
-    rows = dict(iter(labelled.sort_values(["split", "scan_id"]).groupby("split")))
     for line in proposal.pretrainings:
-        job = {"id": line["id"], "kind": "pretrain", "level": line["level"], "parent": line["parent"], "inits": []}
-        job |= {"pretraining": line, "licence": licence}
-        job |= {"files": _files([line["spec"]["stage"]], summary["files"])}
-        _write_job(folder / "jobs" / line["id"], job, rows[line["split"]], line["spec"]["stage"], labels)
+        jobs.write_pretraining(line)
     for pack in packs(proposal.trials, trials_per_task):
-        inits = sorted({trial["init"] for trial in pack} - {""})
-        identity = digest([trial["id"] for trial in pack])
-        job = {"id": identity, "kind": "finetune", "level": 0, "parent": "", "inits": inits, "trials": pack}
-        job |= {"licence": licence}
-        job |= {"files": _files([trial["spec"]["stages"][-1] for trial in pack], summary["files"])}
-        _write_job(folder / "jobs" / identity, job, rows[pack[0]["split"]], pack[0]["spec"]["stages"][-1], labels)
+        jobs.write_pack(pack)
+    for probe in probes(proposal):
+        jobs.write_probe(*probe, evaluate)
 
 
 def packs(trials: list[dict], size: int) -> list[list[dict]]:
-    """Trials in groups of at most `size` that share recipe, split, label columns, devices and seed; those from scratch,
-    which wait for nothing, apart. So no trial's labels and classes depend on its neighbours.
+    """Trials in groups of at most `size` that share recipe, split, label columns, devices, seed and budget; those from
+    scratch, which wait for nothing, apart, and those that begin from those that go on. So no trial's labels and classes
+    depend on its neighbours.
     """
     groups: dict[tuple, list[dict]] = {}
     for trial in trials:
         stage = trial["spec"]["stages"][-1]
         known = tuple(labels_of(stage)), tuple(term_columns(stage))
         alike = (stage["data"]["recipe"], trial["split"], known, stage["trainer"]["devices"], trial["spec"]["seed"])
-        groups.setdefault((*alike, trial["init"] == ""), []).append(trial)
+        budgets = trial["budget"], trial.get("continues")
+        groups.setdefault((*alike, *budgets, trial["init"] == ""), []).append(trial)
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
-def _files(stages: list[dict], known: dict) -> list[dict]:
-    """The files that some stages start from: path as the sweep writes it, digest, place."""
-    named = weights_paths(stages)
-    return [{"path": path, **known[path]} for path in sorted(named)]
+def probes(proposal: Proposal) -> Iterator[tuple[dict, list[str], list[str]]]:
+    """(last stage, splits, encoders) of the tasks that score encoders before fine-tuning: splits on which the same ones
+    are scored for the same target share a task."""
+    stages = {trial["split"]: trial["spec"]["stages"][-1] for trial in proposal.trials if trial["init"]}
+    groups: dict[tuple, list[str]] = {}
+    for split, inits in proposal.probes.items():
+        stage = stages[split]
+        groups.setdefault((stage["data"]["recipe"], stage["targets"][0], tuple(inits)), []).append(split)
+    for (_, _, inits), splits in groups.items():
+        yield stages[splits[0]], splits, list(inits)
 
 
-def _write_job(folder: Path, job: dict, rows: pd.DataFrame, stage: dict, labels: dict) -> None:
-    targets = _facts(stage["targets"], rows[~rows["role"].isin(SECOND)], labels)
+class _Jobs:
+    """Writes job folders. Tables that several jobs have in common are made once and linked."""
+
+    def __init__(self, folder: Path, proposal: Proposal, table: pd.DataFrame, summary: dict, licence: str | None):
+        self.folder, self.files, self.licence = folder, summary["files"], licence
+        self.labels = with_cohort(summary["labels"], table)
+        self._known = _class_names(table, self.labels).drop(columns=["person"])
+        self._splits = dict(iter(proposal.splits.groupby("split")))
+        self._rows: dict[str, pd.DataFrame] = {}
+        self._made: dict[str, tuple[dict, Path]] = {}
+
+    def write_pretraining(self, line: dict) -> None:
+        """The folder of one pretraining."""
+        stage = line["spec"]["stage"]
+        job = {"id": line["id"], "kind": "pretrain", "level": line["level"], "parent": line["parent"], "inits": []}
+        self._write(job | {"pretraining": line}, line["split"], stage, [stage])
+
+    def write_pack(self, pack: list[dict]) -> None:
+        """The folder of a pack of trials."""
+        inits = sorted({trial["init"] for trial in pack} - {""})
+        identity = digest([[trial["id"], trial["budget"]] if "continues" in trial else trial["id"] for trial in pack])
+        job = {"id": identity, "kind": "finetune", "level": 0, "parent": "", "inits": inits, "trials": pack}
+        stages = [trial["spec"]["stages"][-1] for trial in pack]
+        self._write(job, pack[0]["split"], stages[0], stages)
+
+    def write_probe(self, stage: dict, splits: list[str], inits: list[str], evaluate: Evaluate) -> None:
+        """The folder of a task that scores encoders: training and validation people of some splits with their target,
+        and the label columns by which their features are harmonised."""
+        target = stage["targets"][0]
+        extra = [name for name in dict.fromkeys([evaluate.harmonise, *evaluate.keeping]) if name]
+        rows = pd.concat([self._rows_of(split) for split in sorted(splits)], ignore_index=True)
+        rows = rows[rows["role"].isin(["train", "validation"])]
+        job = {"id": digest(["probe", target, extra, sorted(splits), inits]), "kind": "probe", "level": 0, "parent": ""}
+        job |= {"inits": inits, "recipe": stage["data"]["recipe"], "target": target}
+        job |= {"shards": sorted(set(rows["chunk"]))}
+        job |= {"labels": _facts([target], rows, self.labels), "columns": _facts(extra, rows, self.labels)}
+        folder = self.folder / job["id"]
+        _write_job(folder, job | {"devices": 1, "files": [], "licence": None})
+        write_parquet(folder / "table.parquet", rows[[*FACTS, *dict.fromkeys([target, *extra])]])
+
+    def _rows_of(self, split: str) -> pd.DataFrame:
+        """The rows of a split with all labels."""
+        if split not in self._rows:
+            rows = self._splits[split].merge(self._known, on="scan_id")
+            self._rows[split] = rows.sort_values("scan_id", ignore_index=True)
+        return self._rows[split]
+
+    def _write(self, job: dict, split: str, stage: dict, stages: list[dict]) -> None:
+        """A job folder; `stages` start from weights whose files the job names."""
+        key = canonical_json([job["kind"], split, stage["targets"], labels_of(stage), term_columns(stage)])
+        folder = self.folder / job["id"]
+        if key not in self._made:
+            self._made[key] = _write_tables(folder, job["kind"], self._rows_of(split), stage, self.labels), folder
+        facts, first = self._made[key]
+        for table in sorted(first.glob("table*.parquet")) if first != folder else ():
+            _link(table, folder / table.name)
+        named = sorted(weights_paths(stages))
+        files = [{"path": path, **self.files[path]} for path in named]
+        about = {"recipe": stage["data"]["recipe"], "devices": stage["trainer"]["devices"]}
+        job = job | facts | about | {"files": files, "licence": self.licence}
+        _write_job(folder, job)
+
+
+def _write_job(folder: Path, job: dict) -> None:
+    write_text(folder / "job.json", canonical_json(job) + "\n", synced=False)
+
+
+def _link(source: Path, path: Path) -> None:
+    """The same file at another place, a copy where links cannot be made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    try:
+        os.link(source, path)
+    except OSError:
+        with replacing(path, synced=False) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def _write_tables(folder: Path, kind: str, rows: pd.DataFrame, stage: dict, labels: dict) -> dict:
+    """Write the tables of a job; returns what job.json says of them."""
     hidden = rows["role"].isin(SECOND)
+    targets = _facts(stage["targets"], rows[~hidden], labels)
     masked = rows.assign(**{name: rows[name].mask(hidden) for name in stage["targets"]})
     columns = _facts(term_columns(stage), masked[rows["role"].isin(TRAINING)], labels)
-    shards = sorted(set(rows["chunk"]))
-    write_json(folder / "job.json", job | {
-        "recipe": stage["data"]["recipe"], "shards": shards, "labels": targets, "columns": columns,
-        "devices": stage["trainer"]["devices"],
-    })  # fmt: skip
-    known = labels_of(stage)
-    rows = masked[[*FACTS, *dict.fromkeys([*known, *columns])]]
-    unseen = ~(rows["role"].isin(["train", "validation"]) | hidden)
-    if job["kind"] == "pretrain":
+    facts = {"shards": sorted(set(rows["chunk"])), "labels": targets, "columns": columns}
+    rows = masked[[*FACTS, *dict.fromkeys([*labels_of(stage), *columns])]]
+    if kind == "pretrain":
         write_parquet(folder / "table.parquet", rows)
-        return
-    masked = {name: rows[name].mask(unseen) for name in rows.columns if name not in FACTS}
-    write_parquet(folder / "table.parquet", rows.assign(**masked))
+        return facts
+    unseen = ~(rows["role"].isin(["train", "validation"]) | hidden)
+    blanked = {name: rows[name].mask(unseen) for name in rows.columns if name not in FACTS}
+    write_parquet(folder / "table.parquet", rows.assign(**blanked))
     write_parquet(folder / "table-validation.parquet", rows[rows["role"] == "validation"])
     write_parquet(folder / "table-test.parquet", rows[unseen])
+    return facts
 
 
 def _facts(names: list[str], rows: pd.DataFrame, labels: dict) -> dict:

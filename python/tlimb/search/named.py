@@ -37,11 +37,21 @@ class Names:
                 self.problems.append(Problem(f"evaluate.external[{i}].cohort", f"cohort {name} is named twice"))
         for label in self.sweep.labels:
             self.check(f"labels.{label}", "label column", label, self.labels)
+        self._check_evaluate()
         self.check_split("split", self.sweep.split.model_dump())
         for target in self.sweep.stages[-1].targets[:1]:
             if not self.sweep.search.metric or target not in self.labels:
                 continue
             self.check("search.metric", "metric", self.sweep.search.metric, METRICS[self.labels[target]["kind"]])
+
+    def _check_evaluate(self) -> None:
+        """That the label columns by which results are looked at are there."""
+        evaluate = self.sweep.evaluate
+        for key, names in (("groups", evaluate.groups), ("keeping", evaluate.keeping)):
+            for i, name in enumerate(names):
+                self.check(f"evaluate.{key}[{i}]", "label column", name, self.labels)
+        if evaluate.harmonise is not None:
+            self._check_column("evaluate.harmonise", evaluate.harmonise, "features are harmonised over classes")
 
     def check_stage(self, stage: dict, split: dict | None) -> bool:
         """Whether the labels, cohorts and modalities of a stage, and the labels of its split, are all there."""

@@ -22,7 +22,8 @@ def _paths(node) -> Iterator[str]:
             yield from _paths(item)
     elif isinstance(node, dict):
         for key, value in node.items():
-            values = value if isinstance(value, list) else [value]
+            listed = value.get("variants", value) if isinstance(value, dict) else value
+            values = listed if isinstance(listed, list) else [listed]
             if key.endswith("weights"):
                 yield from (text for one in values if isinstance(one, dict) for text in _of_weights(one))
             elif key.endswith(("weights.path", "weights.map")):
@@ -31,11 +32,11 @@ def _paths(node) -> Iterator[str]:
 
 
 def _of_weights(weights: dict) -> Iterator[str]:
-    path, names = weights.get("path"), weights.get("map")
-    if isinstance(path, str):
-        yield path
-    if isinstance(names, str) and names.endswith(".json"):
-        yield names
+    for key in ("path", "map"):
+        named = weights.get(key)
+        for name in named.get("variants", []) if isinstance(named, dict) else [named]:
+            if isinstance(name, str) and (key == "path" or name.endswith(".json")):
+                yield name
 
 
 def content_digest(path: Path) -> str:

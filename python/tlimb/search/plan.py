@@ -5,24 +5,31 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import pandas as pd
+
 from tlimb.config import Sweep
+from tlimb.durations import duration_text
 from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json, read_json
 from tlimb.search.check import Files, check_inputs
+from tlimb.search.costs import Growth, Known, Step, fits_of, steps_of
 from tlimb.search.named_files import weights_paths
-from tlimb.search.suggest import Proposal
-
+from tlimb.search.rates import LEVELS
+from tlimb.search.suggest import Proposal, outlook
 
 SPLITS = 8  # described of many
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The counts of a run; sizes in bytes. model_bytes: weights of all encoders and models."""
+    """The counts of a run; sizes in bytes. proposal: of the first round; growth: what more rounds make of it. scans:
+    recipe -> rows of the scans that it prepares. model_bytes: weights of all encoders and models."""
 
     sweep: Sweep
     summary: dict
     proposal: Proposal
+    growth: Growth
+    scans: dict[str, pd.DataFrame]
     store_bytes: dict[str, int]
     model_bytes: int
 
@@ -34,14 +41,15 @@ def plan_of(path: Path, trusted=()) -> Plan:
         named = document.get("trusted_modules") or []
         trusted = (*trusted, *(named.split(",") if isinstance(named, str) else named))
     inputs = check_inputs(document, _files(document, path), trusted)
-    shapes = {name: _shape(recipe) for name, recipe in inputs.sweep.recipes.items()}
+    shapes = {name: shape_of(recipe) for name, recipe in inputs.sweep.recipes.items()}
     stores = {name: 2 * len(inputs.scans[name]) * prod(shape) for name, shape in shapes.items()}
     recipes = {name: recipe.model_dump() for name, recipe in inputs.sweep.recipes.items()}
     models = _model_bytes(inputs.proposal, inputs.cohort.summary["labels"], shapes, recipes, trusted)
-    return Plan(inputs.sweep, inputs.cohort.summary, inputs.proposal, stores, models)
+    growth = growth_of(inputs.sweep, inputs.proposal)
+    return Plan(inputs.sweep, inputs.cohort.summary, inputs.proposal, growth, inputs.scans, stores, models)
 
 
-def _shape(recipe) -> tuple[int, ...]:
+def shape_of(recipe) -> tuple[int, ...]:
     """The shape of one prepared scan; a series is taken to have the regions of the recipe's atlas."""
     if recipe.kind == "series":
         from tlimb.preprocess.atlas import load_atlas
@@ -88,6 +96,12 @@ def _model_bytes(proposal: Proposal, labels: dict, shapes: dict, recipes: dict, 
     return total
 
 
+def sizes_of(path: Path, trials_per_task: int | None = None, chunk_size: int | None = None) -> tuple[int, int]:
+    """Most trials of a pack and most scans of a chunk: as given, else as the sweep's file says, else the pipeline's."""
+    document = read_json(path)
+    return trials_per_task or document.get("trials_per_task", 4), chunk_size or document.get("chunk_size", 64)
+
+
 def _files(document, path: Path) -> Files:
     """The files a sweep names: relative to the working directory, else to the sweep's own folder."""
     document = document if isinstance(document, dict) else {}
@@ -124,28 +138,103 @@ def _listed(value) -> str:
     return " and ".join(value) if isinstance(value, list) else str(value)
 
 
-def describe(plan: Plan) -> str:
-    """The plan in a few lines of text."""
-    trials, pretrainings = plan.proposal.trials, plan.proposal.pretrainings
+def growth_of(sweep: Sweep, proposal: Proposal) -> Growth:
+    """What all rounds of a search come to at most, compared with the first one."""
+    ahead, trials = outlook(sweep, proposal), proposal.trials
+    started = [trial["init"] for trial in trials if trial["init"]]
+    own = len(started) > 1 and len(set(started)) == len(started)  # each with a pretraining of its own
+    points = max(1.0, (sweep.search.points or 0) / max(len({trial["candidate"] for trial in trials}), 1))
+    return Growth(
+        ahead["rounds"],
+        ahead["trials"] / max(len(trials), 1),
+        ahead["epochs"] / max(sum(trial["budget"] for trial in trials), 1),
+        points if ahead["rounds"] > 1 else 1.0,
+        points if own and ahead["rounds"] > 1 else 1.0,
+    )
+
+
+def describe(plan: Plan, known: Known, sizes: tuple[int, int]) -> str:
+    """The plan in some lines of text. sizes: most trials of a pack, most scans of a chunk."""
+    steps = steps_of(plan.sweep, plan.proposal, plan.scans, plan.growth, known, sizes)
+    parts = [_trials(plan), _scans(plan), _disk(plan), _tasks(steps), _time(plan, steps, known)]
+    lines = [line for part in parts for line in part]
+    return "\n".join(lines + [f"warning: {text}" for text in plan.summary["warnings"]])
+
+
+def _trials(plan: Plan) -> list[str]:
+    trials, pretrainings, growth = plan.proposal.trials, plan.proposal.pretrainings, plan.growth
     scratch = sum(trial["spec"]["stages"][-1]["strategy"] == "scratch" for trial in trials)
-    roles = Counter((split, role) for split, role in zip(plan.proposal.splits["split"], plan.proposal.splits["role"]))
-    lines = [
+    later, seeds = [], len(plan.sweep.search.seeds)
+    if growth.rounds > 1:
+        most, epochs = (round(growth.trials * len(trials)), round(growth.epochs * sum(one["budget"] for one in trials)))
+        rounds = f"{growth.rounds} rounds of {plan.sweep.search.method}, at most"
+        later = [f"these are the first of {rounds}: {most} trainings of trials, {epochs} epochs in all"]
+    return [
         f"{len(trials)} trials of {len({trial['candidate'] for trial in trials})} candidates "
-        f"({len(plan.sweep.search.seeds)} seeds), {scratch} of them from scratch",
+        f"({seeds} seed{'s' if seeds > 1 else ''}), {scratch} of them from scratch",
         f"{len(pretrainings)} distinct pretrainings",
-        f"{plan.summary['scans']} scans of {plan.summary['persons']} persons: "
-        + ", ".join(f"{name} {part['scans']}" for name, part in plan.summary["cohorts"].items()),
+        *later,
     ]
+
+
+def _scans(plan: Plan) -> list[str]:
+    trials, cohorts = plan.proposal.trials, plan.summary["cohorts"].items()
+    listed = ", ".join(f"{name} {part['scans']}" for name, part in cohorts)
+    lines = [f"{plan.summary['scans']} scans of {plan.summary['persons']} persons: {listed}"]
+    roles = Counter((split, role) for split, role in zip(plan.proposal.splits["split"], plan.proposal.splits["role"]))
     splits = {trial["split"]: _part(trial["spec"]["split"]) for trial in trials}
     for split, part in list(splits.items())[:SPLITS]:
         parts = ", ".join(f"{role} {count}" for (name, role), count in sorted(roles.items()) if name == split)
         lines.append(f"last stage, {part}: scans {parts}")
-    if len(splits) > SPLITS:
-        lines.append(f"and {len(splits) - SPLITS} splits more")
-    for name, size in plan.store_bytes.items():
-        lines.append(f"store '{name}': {size / 1e9:.2f} GB")
-    lines.append(f"weights of encoders and models: {plan.model_bytes / 1e9:.2f} GB")
-    total = sum(plan.store_bytes.values()) + plan.model_bytes
+    return lines + ([f"and {len(splits) - SPLITS} splits more"] if len(splits) > SPLITS else [])
+
+
+def _disk(plan: Plan) -> list[str]:
+    weights = plan.model_bytes * plan.growth.models
+    lines = [f"store '{name}': {size / 1e9:.2f} GB" for name, size in plan.store_bytes.items()]
+    lines.append(f"weights of encoders and models: {weights / 1e9:.2f} GB")
+    total = sum(plan.store_bytes.values()) + weights
     twice = "and twice that in the work directory until it is cleaned"
     lines.append(f"disk: about {total / 1e9:.2f} GB in outdir, {twice}")
-    return "\n".join(lines + [f"warning: {text}" for text in plan.summary["warnings"]])
+    if "halving" in plan.sweep.search.method:
+        lines[-1] += "; there a paused training keeps a state of about 4 times its weights, too"
+    return lines
+
+
+def _tasks(steps: list[Step]) -> list[str]:
+    """A line a process."""
+    times = ["?" if step.seconds is None else duration_text(step.seconds) for step in steps]
+    rows = [f"{step.process:<12}{step.tasks:>7}   {time}" for step, time in zip(steps, times)]
+    return [f"{'task':<12}{'number':>7}   time of all together", *rows]
+
+
+def _time(plan: Plan, steps: list[Step], known: Known) -> list[str]:
+    """What all of it comes to, and what that is known from."""
+    if not known.rates.trainings:
+        return ["time: unknown until a first run; `tlimb plan --measure` times some steps of each network here"]
+    total = sum(step.seconds or 0.0 for step in steps)
+    lacking = [step.process for step in steps if step.seconds is None]
+    more = f" and what {', '.join(lacking)} take" if lacking else ""
+    lines = [f"time: about {duration_text(total)} of tasks{more}, {_at_once(total, known)}"]
+    devices = sum(step.device_seconds or 0.0 for step in steps)
+    if any(fit.devices > 1 for fit in fits_of(plan.proposal, plan.sweep)):
+        lines.append(f"devices: about {devices / 3600:.1f} device hours, with several devices for some trainings")
+    return lines + _known_from(plan, known)
+
+
+def _at_once(total: float, known: Known) -> str:
+    if known.trace is None:
+        return "one after the other"
+    at_once = known.trace.at_once
+    return f"{duration_text(total / at_once)} with {at_once:.1f} of them at once, as in the last run"
+
+
+def _known_from(plan: Plan, known: Known) -> list[str]:
+    """What the estimate of time rests on."""
+    found = [fit.seconds(known.rates) for fit in fits_of(plan.proposal, plan.sweep)]
+    told = [one[1] for one in found if one is not None]
+    others = [f"{told.count(level)} of {len(told)} trainings by those {level}" for level in LEVELS[1:] if level in told]
+    lines = [f"known from {known.source}; early stopping makes it less", *others]
+    if known.trace is not None and known.trace.memory:
+        lines.append(f"memory: up to {known.trace.memory / 1e9:.1f} GB a task in the last run")
+    return lines

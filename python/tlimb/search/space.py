@@ -1,48 +1,213 @@
-"""The search space: a path into the trial for each key, a list of variants for each path, a grid over all."""
+"""From points of the search space to the specs of trials, and what is wrong with either."""
 
 import copy
-import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from tlimb import registry, splits
 from tlimb.config import ClassSpec, Split, Stage, Sweep, TrialBase
 from tlimb.errors import InputError, Problem, nearest
-from tlimb.files import digest
+from tlimb.files import canonical_json, digest
 from tlimb.parse import parse
+from tlimb.search.blame import blamed
 from tlimb.search.classes import class_problems
 from tlimb.search.combinations import VOLUME_MODULES, combination_problems, comparison_problems, first_of, is_fitted
+from tlimb.search.named_presets import with_presets
+from tlimb.search.paths import assign
+from tlimb.search.points import Space, read_space
 
-SPACE_ROOTS = ("architecture", "stages", "split")
+__all__ = ["Candidates", "assign", "candidate_of", "expand", "grid", "resolve"]
+
+MOST_POINTS = 100_000
 WHOLE_VOLUMES = ClassSpec(class_path="BaseDataModule").model_dump()
 EARLIER_SPLIT = Split(validation=0.1, test=0.1)
 """How the cohort of a stage before the last is divided where the sweep does not say."""
 
 
-def grid(sweep: Sweep, trusted=(), files: dict | None = None) -> list[dict]:
-    """The canonical specs of every distinct point and seed, seeds innermost, in the order of the space.
+class Candidates:
+    """What the points of a sweep's space come to.
 
-    Points that come to the same trial (scratch, whatever the pretraining would have been) stand once. The split of a
-    spec stands as the sweep has it: `expand` makes the trials of its folds and replicates. files: those that the sweep
-    names, as in cohort.json. Raises InputError with every problem of the space, its variants and their combinations.
+    space: the space with that of the sweep's presets. Raises InputError with every problem of the sweep's classes, of
+    the space and of each variant and end of a distribution alone. files: those that the sweep names, as in cohort.json.
     """
-    base = _base(sweep)
-    problems = _base_problems(sweep, trusted) + _space_problems(sweep, base, trusted)
-    if problems:
-        raise InputError(problems)
-    specs = {}
-    for point in itertools.product(*sweep.search.space.values()):
-        trial = base
-        for key, variant in zip(sweep.search.space, point):
-            trial, _ = assign(trial, key, variant)
-        checked = parse(TrialBase, trial)
-        found = combination_problems(checked, sweep.recipes)
-        problems += found
-        for seed in sweep.search.seeds if not found else []:
-            spec = resolve(checked, seed, files)
-            specs.setdefault(digest(spec), spec)
-    problems += comparison_problems(specs.values())
+
+    def __init__(self, sweep: Sweep, trusted=(), files: dict | None = None):
+        self.sweep, self.files, self._base = sweep, files, _base(sweep)
+        self._known: dict[str, tuple[list[dict], list[Problem]]] = {}
+        problems = _base_problems(sweep, trusted)
+        space, unless = with_presets(sweep.search, sweep.stages[-1].name, problems)
+        self.space = read_space(space, unless, sweep.search.method == "grid", problems)
+        self.epochs = {sweep.stages[-1].epochs}
+        known = {str(problem) for problem in class_problems(self._base, trusted)}
+        for key in self.space.keys:
+            problems += self._key_problems(key, known, trusted)
+        if self.space.finite and sweep.search.method == "grid" and self.space.most > MOST_POINTS:
+            message = f"a grid of {self.space.most:,} points; at most {MOST_POINTS:,} are tried one by one"
+            problems.append(Problem("search.space", message, "use method random, bayes or halving"))
+        if problems:
+            raise InputError(list(dict.fromkeys(problems)))
+
+    def _key_problems(self, key: str, known: set[str], trusted) -> list[Problem]:
+        """Each value of a key tried alone on the base trial, so that its problems are named by its own place."""
+        problems, epochs = [], set()
+        for where, value in _alone(self.space, key):
+            trial, lost = assign(self._base, key, value)
+            if lost:
+                return lost
+            checked, found = _variant(trial, where, self.sweep, known, trusted)
+            problems += found
+            epochs |= {checked.stages[-1].epochs} if checked else set()
+        usual = self.sweep.stages[-1].epochs
+        if epochs - {usual}:
+            always = usual not in epochs and not self.space.choices[key].when
+            self.epochs = epochs if always else self.epochs | epochs
+        return problems
+
+    def specs(self, point: dict) -> list[dict]:
+        """The canonical specs of a point, one for each seed, none where it cannot be trained.
+
+        The split of a spec stands as the sweep has it: `expand` makes the trials of its folds and replicates.
+        """
+        return self._of(point)[0]
+
+    def problems(self, point: dict) -> list[Problem]:
+        """Why a point cannot be trained."""
+        return self._of(point)[1]
+
+    def identity(self, point: dict) -> str | None:
+        """Equal for points that come to the same trials; None where a point cannot be trained."""
+        specs = self.specs(point)
+        return digest(specs[0]) if specs else None
+
+    def usual(self, key: str) -> int | None:
+        """The variant of a key that leaves the base trial as it is, None where none does."""
+        for i, variant in enumerate(self.space.choices[key].options):
+            trial, lost = assign(self._base, key, variant)
+            if not lost and trial == self._base:
+                return i
+        return None
+
+    def _of(self, point: dict) -> tuple[list[dict], list[Problem]]:
+        known = canonical_json({key: point[key] for key in self.space.keys if key in point})
+        if known not in self._known:
+            self._known[known] = self._resolved(self.trial(point))
+        return self._known[known]
+
+    def _resolved(self, trial: dict) -> tuple[list[dict], list[Problem]]:
+        try:
+            checked = parse(TrialBase, trial)
+        except InputError as error:
+            return [], error.problems
+        problems = combination_problems(checked, self.sweep.recipes)
+        if problems:
+            return [], problems
+        first = resolve(checked, self.sweep.search.seeds[0], self.files)
+        return [first | {"seed": seed} for seed in self.sweep.search.seeds], []
+
+    def refused(self, points: list[dict], fine: list[dict]) -> list[Problem]:
+        """The problems of points that cannot be trained, named by the variants that bring them. fine: others."""
+        told = [(point, problem) for point in points for problem in self.problems(point)]
+        return blamed(self.space, told, bool(fine))
+
+    def differing(self, specs: list[dict]) -> list[Problem]:
+        """What keeps candidates from being compared, named by the key that varies it where one alone does."""
+        problems = []
+        for problem in comparison_problems(specs):
+            keys = [key for key in self.space.keys if self._varies(key, problem)]
+            wheres = [f"search.space.{key!r}: {problem.where}" for key in keys] or [problem.where]
+            problems += [Problem(where, problem.message, problem.hint) for where in wheres]
+        return problems
+
+    def _varies(self, key: str, problem: Problem) -> bool:
+        trials = [assign(self._base, key, value)[0] for _, value in _alone(self.space, key)]
+        return problem in comparison_problems([parse(TrialBase, trial).model_dump() for trial in trials])
+
+    def first(self) -> dict:
+        """The trial of the first point of the space, unresolved."""
+        space = self.space
+        return self.trial(space.point(space.draw(lambda choice: 0 if choice.kind == "variants" else choice.low)))
+
+    def spread(self) -> Iterator[dict]:
+        """Trials in which every value that decides on scans or how they are prepared stands with every other."""
+        deciding = {key for key in self.space.keys if self._moves_scans(key)}
+        for key in reversed(list(self.space.choices)):
+            choice = self.space.choices[key]
+            deciding |= set(choice.when) if choice.key in deciding else set()
+        kept = {one: choice for one, choice in self.space.choices.items() if choice.key in deciding}
+        only = Space([key for key in self.space.keys if key in deciding], kept, [])
+        for count, draw in enumerate(only.every()):
+            if count == MOST_POINTS:
+                return
+            with suppress(InputError):
+                yield parse(TrialBase, self.trial(only.point(draw))).model_dump()
+
+    def _moves_scans(self, key: str) -> bool:
+        """Whether any value of a key touches who is trained on, or the recipe."""
+        used = _scans(self._base)
+        return any(_scans(assign(self._base, key, value)[0]) != used for _, value in _alone(self.space, key))
+
+    def trial(self, point: dict) -> dict:
+        """A point's trial as it stands after all is assigned, unresolved."""
+        trial = self._base
+        for key in self.space.keys:
+            if key in point:
+                trial, _ = assign(trial, key, point[key])
+        return trial
+
+
+def grid(sweep: Sweep, trusted=(), files: dict | None = None) -> list[dict]:
+    """The canonical specs of every distinct point and seed, seeds innermost.
+
+    Points that come to the same trial (scratch, whatever the pretraining would have been) stand once, those that
+    `unless` names not at all. Raises InputError with every problem of the space, its variants and their combinations.
+    """
+    candidates = Candidates(sweep, trusted, files)
+    points = [candidates.space.point(draw) for draw in candidates.space.every()]
+    points = [point for point in points if candidates.space.left_out(point) is None]
+    fine = [point for point in points if candidates.specs(point)]
+    specs: dict[str, dict] = {}
+    for spec in (spec for point in fine for spec in candidates.specs(point)):
+        specs.setdefault(digest(spec), spec)
+    refused = [point for point in points if not candidates.specs(point)]
+    problems = candidates.refused(refused, fine) + candidates.differing(list(specs.values()))
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return list(specs.values())
+
+
+def _scans(trial: dict) -> list:
+    """What of a trial decides which scans are prepared and how."""
+    named = []
+    for stage in trial["stages"]:
+        roles = [stage["data"].get(role) or {} for role in ("labelled", "unlabelled", "source", "target")]
+        named.append([stage["data"].get("recipe"), *([role.get("cohort"), role.get("modality")] for role in roles)])
+    return named
+
+
+def _alone(space: Space, key: str) -> Iterable[tuple[str, object]]:
+    """(place, value) of every value of a key: each variant, of nested choices and distributions first and last."""
+    own = [choice for choice in space.choices.values() if choice.key == key]
+    for choice in own:
+        ends = range(len(choice.options)) if choice.kind == "variants" else (choice.low, choice.high)
+        inner = [one for one in own if one.parent and one.parent[0] == choice.address]
+        for end in ends:
+            if choice.kind == "variants" and any(one.parent[1] == end for one in inner):
+                continue
+            draw = _path_to(space, choice) | {choice.address: end}
+            for one in own:
+                if one.address not in draw and one.parent and draw.get(one.parent[0]) == one.parent[1]:
+                    draw[one.address] = 0 if one.kind == "variants" else one.low
+            where = f"{choice.place}[{end}]" if choice.kind == "variants" else choice.place
+            yield where, space.value(key, draw)
+
+
+def _path_to(space: Space, choice) -> dict:
+    """The variants within which a choice stands."""
+    draw = {}
+    while choice.parent:
+        draw[choice.parent[0]] = choice.parent[1]
+        choice = space.choices[choice.parent[0]]
+    return draw
 
 
 def expand(spec: dict, sites=(), file_folds: int = 1) -> list[dict]:
@@ -105,70 +270,6 @@ def candidate_of(spec: dict) -> str:
     return digest(splits.candidate_spec(spec))
 
 
-def assign(trial: dict, key: str, variant) -> tuple[dict, list[Problem]]:
-    """A copy of `trial` with `variant` at every path of `key`, and the paths that lead nowhere as problems.
-
-    An object without `class_path` is merged into what stands there; anything else replaces it. The key ``*`` is the
-    whole trial: its variants are objects of paths and values that belong together.
-    """
-    trial = copy.deepcopy(trial)
-    if key == "*" and not isinstance(variant, dict):
-        return trial, [Problem("search.space.'*'", f"expected objects of paths and values, found {variant!r}")]
-    problems = []
-    for paths, value in variant.items() if key == "*" else [(key, variant)]:
-        for path in paths.split(","):
-            parts = path.strip().split(".")
-            if parts[0] in SPACE_ROOTS:
-                problems += _assign(trial, parts, value, paths)
-            else:
-                problems.append(_lost(paths, parts[0], SPACE_ROOTS))
-    return trial, problems
-
-
-def _assign(node, parts: list[str], variant, key: str, free: bool = False) -> list[Problem]:
-    """Set `variant` below `node`; `free` where any name may be set, as in init_args."""
-    name, rest = parts[0], parts[1:]
-    if isinstance(node, dict) and (name in node or free):
-        places = [name]
-    elif isinstance(node, list):
-        places = _items(node, name)
-    else:
-        places = []
-    problems = [] if places else [_lost(key, name, _names(node))]
-    for place in places:
-        old = node.get(place) if isinstance(node, dict) else node[place]
-        if not rest:
-            node[place] = _merged(old, variant)
-            continue
-        node[place] = {} if old is None else old
-        problems += _assign(node[place], rest, variant, key, free=name == "init_args" or old is None)
-    return problems
-
-
-def _items(node: list, name: str) -> list[int]:
-    """The indices that ``*``, a number or the name of a stage mean in a list."""
-    if name == "*":
-        return list(range(len(node)))
-    return [i for i, item in enumerate(node) if name in (str(i), item.get("name") if isinstance(item, dict) else None)]
-
-
-def _names(node) -> list[str]:
-    if isinstance(node, list):
-        return [item["name"] for item in node if isinstance(item, dict) and "name" in item]
-    return list(node) if isinstance(node, dict) else []
-
-
-def _merged(old, variant):
-    if isinstance(old, dict) and isinstance(variant, dict) and "class_path" not in variant:
-        return {**old, **{key: _merged(old.get(key), value) for key, value in variant.items()}}
-    return copy.deepcopy(variant)
-
-
-def _lost(key: str, name: str, valid) -> Problem:
-    message = f"the path leads nowhere: nothing is called '{name}' there"
-    return Problem(f"search.space.{key!r}", message, nearest(name, valid))
-
-
 def _base(sweep: Sweep) -> dict:
     return sweep.model_dump(include={"architecture", "stages", "split"})
 
@@ -185,29 +286,14 @@ def _base_problems(sweep: Sweep, trusted) -> list[Problem]:
     return problems
 
 
-def _space_problems(sweep: Sweep, base: dict, trusted) -> list[Problem]:
-    """Each variant tried alone on the base trial, so that its problems are named by its own place."""
-    problems = []
-    known = {str(problem) for problem in class_problems(base, trusted)}
-    for key, variants in sweep.search.space.items():
-        if not variants:
-            problems.append(Problem(f"search.space.{key!r}", "expected at least one variant, found an empty list"))
-        for i, variant in enumerate(variants):
-            where = f"search.space.{key!r}[{i}]"
-            trial, lost = assign(base, key, variant)
-            if lost:
-                problems += lost
-                break
-            problems += _variant_problems(trial, where, sweep, known, trusted)
-    return problems
-
-
-def _variant_problems(trial: dict, where: str, sweep: Sweep, known: set, trusted) -> list[Problem]:
+def _variant(trial: dict, where: str, sweep: Sweep, known: set, trusted) -> tuple[TrialBase | None, list[Problem]]:
+    """A trial with one value of the space, and what that brings."""
     try:
-        checked = parse(TrialBase, trial, where)
+        checked = parse(TrialBase, copy.deepcopy(trial), where)
     except InputError as error:
-        return error.problems
+        return None, error.problems
     found = [p for p in class_problems(checked.model_dump(), trusted) if str(p) not in known]
     found = [Problem(f"{where}: {problem.where}", problem.message, problem.hint) for problem in found]
     lost = {stage.data.recipe for stage in checked.stages} - set(sweep.recipes)
-    return found + [Problem(where, f"unknown recipe '{name}'", nearest(name, sweep.recipes)) for name in sorted(lost)]
+    found += [Problem(where, f"unknown recipe '{name}'", nearest(name, sweep.recipes)) for name in sorted(lost)]
+    return checked, found

@@ -1,49 +1,40 @@
-"""The next trials of a sweep with their splits and pretrainings: a pure function of sweep, cohort and store index."""
+"""The next round of a sweep: a pure function of sweep, cohort, store index, the study so far and its scores."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pandas as pd
 
-from tlimb import splits
 from tlimb.config import Sweep
 from tlimb.errors import InputError, Problem
+from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS
 from tlimb.files import digest
-from tlimb.search.kinds import fitted_problems, source_head_problems
+from tlimb.search.ask import Draft, Method, Wanted, ask
+from tlimb.search.combinations import comparison_problems
 from tlimb.search.leaks import content_problems, require_no_leak
-from tlimb.search.named import Names
+from tlimb.search.methods import method_of
+from tlimb.search.planner import ROWS, Planner
 from tlimb.search.preprocessed import Recipes
-from tlimb.search.scans import (
-    SECOND,
-    TRAINING,
-    StageScans,
-    asked_of,
-    columns_of,
-    labels_of,
-    role_of,
-    second_of,
-    term_columns,
-    with_cohort,
-    with_events,
-)
-from tlimb.search.second import second_rows
-from tlimb.search.space import candidate_of, expand, grid
-
-
-ROLES = ("labelled", "unlabelled", "source", "target")
-"""Keys of a stage's data that choose scans."""
+from tlimb.search.scans import with_cohort
+from tlimb.search.space import Candidates, candidate_of
+from tlimb.search.study import Asked, LeftOut, Round, Study, extended, new_study
 
 
 @dataclass
 class Proposal:
-    """A round: trials, distinct pretrainings, and the rows of every split.
+    """A round: trials, the distinct pretrainings that no earlier round asked for, and the rows of every split.
 
-    splits: columns split, scan_id, person, role, times (how often a training scan is drawn), chunk.
+    splits: columns split, scan_id, person, role, times (how often a training scan is drawn), chunk. study: what is
+    known once this round is asked for. method: of the search. specs: of trials, of this round or a later one, such that every
+    choice of scans and recipe is among them. probes: split -> encoders to score on it, where the sweep asks for that.
     """
 
     trials: list[dict] = field(default_factory=list)
     pretrainings: list[dict] = field(default_factory=list)
-    splits: pd.DataFrame = field(default_factory=pd.DataFrame)
+    splits: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=ROWS))
+    study: Study | None = None
+    method: Method | None = None
+    specs: list[dict] = field(default_factory=list)
+    probes: dict[str, list[str]] = field(default_factory=dict)
 
 
 def suggest(
@@ -51,240 +42,174 @@ def suggest(
     table: pd.DataFrame,
     labels: dict,
     recipes: Recipes,
-    round_number: int = 1,
     trusted=(),
     split_file: dict | None = None,
     files: dict | None = None,
+    before: Study | None = None,
+    earlier: Study | None = None,
 ) -> Proposal:
-    """Every trial of the grid with the split it is measured on and the encoder it starts from.
+    """The trials of the next round with the split each is measured on and the encoder it starts from.
 
-    table: as cohort.parquet; labels, split_file, files: as in cohort.json. Raises InputError with every problem that
-    the data make of the sweep: an unknown cohort, label or site, a missing label, one class only, too few people, one
-    image of two persons.
+    table: as cohort.parquet; labels, split_file, files: as in cohort.json. before: the study of the round before, with
+    the values of its last round told; None in the first round. earlier: in the first round, a study that this one
+    extends. Raises InputError with every problem that the data make of the sweep: an unknown cohort, label or site, a
+    missing label, one class only, too few people, one image of two persons. In later rounds points that cannot be
+    trained are left out and told in the study.
     """
-    planner = _Planner(sweep, table, with_cohort(labels, table), recipes, split_file)
+    planner = Planner(sweep, table, with_cohort(labels, table), recipes, split_file)
     planner.names.check_sweep()
     planner.problems += content_problems(recipes, table)
     try:
-        points = grid(sweep, trusted, files)
+        candidates = Candidates(sweep, trusted, files)
+        study = before or _begun(sweep, candidates, labels, earlier)
+        method = method_of(sweep.search, study.epochs, candidates.space)
+        draft = ask(study, method, candidates)
+        if before is None:
+            _check_first(candidates, draft)
     except InputError as error:
         raise InputError(list(dict.fromkeys(planner.problems + error.problems))) from None
-    proposal, pretrainings = Proposal(), {}
-    for spec in planner.trials(points):
-        target = planner.target_split(spec)
-        chain = planner.chain(spec, target) if target is not None else None
-        if chain is None:
-            continue
-        pretrainings |= {line["id"]: line for line in chain}
-        line = {"id": digest(spec), "candidate": candidate_of(spec), "round": round_number, "split": target.id}
-        line |= {"init": chain[-1]["id"] if chain else "", "budget": spec["stages"][-1]["epochs"], "spec": spec}
-        proposal.trials.append(line)
+    made = _Making(planner, candidates, study)
+    for wanted in draft.wanted:
+        made.add(wanted)
     if planner.problems:
         raise InputError(list(dict.fromkeys(planner.problems)))
-    proposal.pretrainings = list(pretrainings.values())
-    proposal.splits = planner.rows()
-    require_no_leak(proposal.trials, proposal.pretrainings, proposal.splits)
-    return proposal
+    return made.proposal(draft, method)
 
 
-@dataclass(frozen=True)
-class _Split:
-    """Rows of a split; the persons it validates and tests on, and all whom it divided, drawn for training or not.
+def outlook(sweep: Sweep, proposal: Proposal) -> dict:
+    """What all rounds come to at most, from the first one: rounds, trials (again in every rung of halving), and epochs
+    of the last stage that they train."""
+    points = proposal.study.rounds[0].points
+    if proposal.method.rounds == 1:
+        epochs = sum(trial["budget"] for trial in proposal.trials)
+        return {"rounds": 1, "trials": len(proposal.trials), "epochs": epochs}
+    each = max((len(asked.trials) for asked in points), default=0)
+    steps = proposal.method.plan(sweep.search.points or len(points))
+    trials, epochs = sum(step.points for step in steps), sum(step.points * step.epochs for step in steps)
+    return {"rounds": proposal.method.rounds, "trials": each * trials, "epochs": each * epochs}
 
-    measured: equal for splits whose rows but for a second set of scans are equal.
-    """
 
-    id: str
-    measured: str
-    rows: pd.DataFrame
-    held_out: frozenset
-    everyone: frozenset
+def _begun(sweep: Sweep, candidates: Candidates, labels: dict, earlier: Study | None) -> Study:
+    """The study before its first round."""
+    halving = "halving" in sweep.search.method
+    if halving and len(candidates.epochs) > 1:
+        message = f"the last stage's epochs vary ({', '.join(map(str, sorted(candidates.epochs)))})"
+        raise InputError([Problem("search.space", f"{message}, and budgets are shares of them", "set one number")])
+    targets = candidates.first()["stages"][-1]["targets"]
+    target = targets[0] if targets else ""
+    kind = labels[target]["kind"] if target in labels else "classification"
+    metric = sweep.search.metric or DEFAULT[kind]
+    study = new_study(sweep.search, target, metric, DIRECTIONS.get(metric, "max"), max(candidates.epochs))
+    return extended(study, earlier) if earlier is not None else study
 
 
-class _Planner:
-    """Resolves stages to scans, once for each distinct choice, and gathers the problems met on the way."""
+def _check_first(candidates: Candidates, draft: Draft) -> None:
+    """Raises InputError where the first round has points that cannot be trained or compared, or none."""
+    fine = [wanted.point for wanted in draft.wanted]
+    problems = candidates.refused([point for point, _ in draft.left_out], fine)
+    problems += candidates.differing([spec for point in fine for spec in candidates.specs(point)])
+    if not fine and not problems:
+        problems.append(Problem("search.unless", "leaves out every point of the space"))
+    if problems:
+        raise InputError(problems)
 
-    def __init__(self, sweep: Sweep, table: pd.DataFrame, labels: dict, recipes: Recipes, split_file: dict | None):
-        self.sweep, self.table, self.labels, self.recipes = sweep, table, labels, recipes
-        self.problems: list[Problem] = []
-        self.names = Names(sweep, table, labels, self.problems)
-        self.scans = StageScans(sweep, table, labels, recipes, self.problems)
-        self._folds = [split_file[name] for name in sorted(split_file or {}, key=lambda name: (len(name), name))]
-        self._made: dict[str, _Split | None] = {}
-        self._measured: dict[str, str] = {}
-        self._earlier: dict[str, _Split | None] = {}
-        self._sites: dict[str, list[list[str]]] = {}
-        self._eligible: dict[str, pd.DataFrame] = {}
-        self._described: dict[str, str] = {}
-        self._known: dict[str, bool] = {}
-        self._varied: dict[str, bool] = {}
 
-    def rows(self) -> pd.DataFrame:
-        """The rows of every split made."""
-        made = {split.id: split.rows.assign(split=split.id) for split in self._made.values() if split is not None}
-        return pd.concat([made[key] for key in sorted(made)], ignore_index=True)
+class _Making:
+    """Trials made from points one by one; in later rounds those that cannot be trained are left out."""
 
-    def trials(self, points: list[dict]) -> Iterator[dict]:
-        """The specs of all trials: each point once for every part that its split asks for."""
-        for point in points:
-            self.names.check_monitors(point)
-            stage, split = point["stages"][-1], point["split"]
-            earlier = [self._is_known(each, each["split"]) for each in point["stages"][:-1]]
-            if not all([*earlier, self._is_known(stage, None)]) or not self.names.check_split("split", split):
+    def __init__(self, planner: Planner, candidates: Candidates, study: Study):
+        self.planner, self.candidates, self.study = planner, candidates, study
+        self.trials: list[dict] = []
+        self.chains: dict[str, dict] = {}
+        self.points: list[Asked] = []
+        self.left_out: list[LeftOut] = []
+        last = study.rounds[-1].points if study.rounds else []
+        self.budgets = {(asked.candidate, asked.bracket): asked.budget for asked in last}
+        self.first: list[dict] = []
+        if study.rounds and study.rounds[0].points:
+            self.first = candidates.specs(study.rounds[0].points[0].point)[:1]
+            for spec in planner.trials(self.first):
+                planner.target_split(spec)
+
+    def add(self, wanted: Wanted) -> None:
+        """Make the trials of a point."""
+        known = len(self.planner.problems)
+        specs = self.candidates.specs(wanted.point)
+        differing = comparison_problems([*self.first, *specs[:1]]) if self.first else []
+        chains: dict[str, dict] = {}
+        lines = [] if differing else self._lines(specs, wanted, chains)
+        found = differing + self.planner.problems[known:]
+        if self.study.rounds and (found or not lines):
+            del self.planner.problems[known:]
+            why = "; ".join(map(str, found)) or "names scans or labels that are not there"
+            self.left_out.append(LeftOut(point=wanted.point, why=why))
+            return
+        if lines:
+            facts = {"candidate": lines[0]["candidate"], "budget": lines[0]["budget"], "why": wanted.why}
+            ids = [line["id"] for line in lines]
+            facts |= {"trials": ids, "values": [None] * len(ids), "bracket": wanted.bracket}
+            self.points.append(Asked(point=wanted.point, **facts))
+        self.trials += lines
+        self.chains |= chains
+
+    def _lines(self, specs: list[dict], wanted: Wanted, chains: dict) -> list[dict]:
+        """The lines of trials.jsonl of a point; the pretrainings that they start from are added to `chains`."""
+        lines = []
+        for spec in self.planner.trials(specs):
+            target = self.planner.target_split(spec)
+            chain = self.planner.chain(spec, target) if target is not None else None
+            if chain is None:
                 continue
-            self.problems += fitted_problems(point, self.labels) + source_head_problems(point, self.labels)
-            if split["scheme"] == "file" and not self._folds:
-                self.problems.append(Problem("split.file", "the cohort was read without a split file"))
-                continue
-            try:
-                yield from expand(point, self._held_out(stage, split), len(self._folds))
-            except ValueError as error:
-                self.problems.append(Problem("split", str(error)))
-
-    def _is_known(self, stage: dict, split: dict | None) -> bool:
-        """Whether all that a stage names is there."""
-        key = digest([stage, split])
-        if key not in self._known:
-            self._known[key] = self.names.check_stage(stage, split)
-        return self._known[key]
-
-    def _held_out(self, stage: dict, split: dict) -> list[list[str]]:
-        """The sites that are held out in turn, none in other schemes."""
-        key = digest([stage["data"], stage["targets"], split])
-        if key not in self._sites:
-            self._sites[key] = self.scans.sites(stage, split) if split["scheme"] == "site" else []
-        return self._sites[key]
-
-    def target_split(self, spec: dict) -> _Split | None:
-        """The split of the last stage, with the external cohorts."""
-        stage = spec["stages"][-1]
-        asked = digest([asked_of(stage["data"]), stage["data"]["recipe"], stage["targets"], spec["split"]])
-        key = digest([asked, labels_of(stage), second_of(stage["data"])])
-        if key not in self._made:
-            self._made[key] = made = self._divide(stage, spec["split"], external=self.sweep.evaluate.external)
-            if made is not None and self._measured.setdefault(asked, made.measured) != made.measured:
-                message = "scans without it are dropped, so that candidates would not be measured on the same people"
-                hint = "fill the label, or draw by the same one everywhere"
-                self.problems.append(Problem(f"stages.{stage['name']}.data.sampler.init_args.label", message, hint))
-        found = self._made[key]
-        return found if found is None or self._has_columns(stage, found) else None
-
-    def _has_columns(self, stage: dict, split: _Split) -> bool:
-        """Whether the label columns that a stage's terms look at have two values or more among those who train."""
-        key = digest([stage["objective"], stage["targets"], split.id])
-        if key not in self._varied:
-            self._varied[key] = self.scans.check_columns(split.rows, stage)
-        return self._varied[key]
-
-    def chain(self, spec: dict, target: _Split) -> list[dict] | None:
-        """The pretrainings a trial starts from, first to last; empty for a trial from scratch."""
-        splits = self._earlier_splits(spec["stages"][:-1], target)
-        if splits is None:
-            return None
-        lines, parent = [], ""
-        for level, (stage, split) in enumerate(zip(spec["stages"], splits), start=1):
-            architecture = stage["architecture"] or spec["architecture"]
-            own = {"architecture": architecture, "stage": stage | {"architecture": None}, "seed": spec["seed"]}
-            identity = self._pretraining_id(own, split, parent)
-            lines.append({
-                "id": identity, "parent": parent, "level": level, "split": split.id,
-                "stage": stage["name"], "seed": spec["seed"], "spec": own,
-            })
-            parent = identity
+            chains |= {line["id"]: line for line in chain}
+            epochs = spec["stages"][-1]["epochs"]
+            line = {"id": digest(spec), "candidate": candidate_of(spec), "round": len(self.study.rounds) + 1}
+            line |= {"split": target.id, "init": chain[-1]["id"] if chain else ""}
+            line |= {"budget": min(wanted.budget or epochs, epochs), "spec": spec}
+            before = self.budgets.get((line["candidate"], wanted.bracket)) if wanted.why == "continued" else None
+            lines.append(line | ({"continues": before} if before and before < line["budget"] else {}))
         return lines
 
-    def _earlier_splits(self, stages: list[dict], target: _Split) -> list[_Split] | None:
-        """The splits of the stages before the last, each without the people whom a later one holds out."""
-        found: list[_Split] = []
-        for stage in reversed(stages):
-            split = self._earlier_split(stage, target, found)
-            if split is None:
-                return None
-            found.insert(0, split)
-        return found
+    def proposal(self, draft: Draft, method: Method) -> Proposal:
+        """The round as a whole. Raises InputError where anybody who is held out takes part in a training."""
+        chains = list(self.chains.values())
+        rows = self.planner.rows({line["split"] for line in [*self.trials, *chains]})
+        require_no_leak(self.trials, chains, rows)
+        new = [line for line in chains if line["id"] not in self.study.pretrainings]
+        sweep, probes = self.planner.sweep, {}
+        if sweep.evaluate.probe:
+            for trial in self.trials:
+                if trial["init"] and trial["init"] not in self.study.probed.get(trial["split"], []):
+                    probes.setdefault(trial["split"], set()).add(trial["init"])
+            probes = {split: sorted(inits) for split, inits in sorted(probes.items())}
+        specs = [trial["spec"] for trial in self.trials]
+        if not self.study.rounds and sweep.search.method.startswith("bayes"):
+            specs += self.candidates.spread()
+        study = self._told(draft, method, [line["id"] for line in new], probes)
+        return Proposal(self.trials, new, rows, study, method, specs, probes)
 
-    def _earlier_split(self, stage: dict, target: _Split, later: list[_Split]) -> _Split | None:
-        """The split of a stage before the last; it depends on later ones through the people it must bar alone."""
-        data, recipe = stage["data"], stage["data"]["recipe"]
-        asked, second = asked_of(data), second_of(data)
-        about = [asked, second, recipe, stage["targets"], labels_of(stage), stage["split"]]
-        own = digest([*about, stage["disjoint"], target.id, *(split.id for split in later)])
-        if own not in self._earlier:
-            barred = target.everyone if stage["disjoint"] else target.held_out
-            barred = barred.union(*(split.held_out for split in later))
-            cohorts = [*asked["cohort"], *(second[1]["cohort"] if second else [])]
-            barred &= frozenset(self.table.loc[self.table["cohort"].isin(cohorts), "person"])
-            key = digest([*about, sorted(barred)])
-            if key not in self._made:
-                self._made[key] = self._divide(stage, stage["split"], barred)
-            self._earlier[own] = self._made[key]
-        found = self._earlier[own]
-        return found if found is None or self._has_columns(stage, found) else None
-
-    def _pretraining_id(self, spec: dict, split: _Split, parent: str) -> str:
-        """Equal exactly when everything that changes the encoder's numbers is equal."""
-        stage = {key: value for key, value in spec["stage"].items() if key not in ("disjoint", "split")}
-        stage["data"] = {key: value for key, value in stage["data"].items() if key not in ROLES}
-        recipe = spec["stage"]["data"]["recipe"]
-        scans = self._scans_digest(split, recipe, columns_of(spec["stage"], self.labels), stage["targets"])
-        named = dict.fromkeys([*stage["targets"], *term_columns(spec["stage"])])
-        meaning = {name: [self.labels[name][key] for key in ("kind", "classes")] for name in named}
-        made_from = [scans, meaning, self.recipes.fingerprint[recipe], parent]
-        return digest([stage, spec["architecture"], spec["seed"], *made_from])
-
-    def _scans_digest(self, split: _Split, recipe: str, labels: list[str], targets: list[str]) -> str:
-        """A digest of the scans of a split with their roles, file contents and labels; those of targets that are hidden
-        in a second set count for nothing."""
-        key = digest([split.id, recipe, labels, targets])
-        if key not in self._described:
-            digests = self.recipes.index[recipe].set_index("scan_id")["digest"]
-            known = self.table.set_index("scan_id")[labels].astype("str").loc[split.rows["scan_id"]]
-            hidden = split.rows["role"].isin(SECOND).to_numpy()
-            for name in with_events(targets, self.labels):
-                known[name] = known[name].mask(hidden, "")
-            rows = split.rows[["scan_id", "role"]].assign(digest=digests.loc[split.rows["scan_id"]].to_numpy())
-            self._described[key] = digest([rows.to_numpy().tolist(), known.to_numpy().tolist()])
-        return self._described[key]
-
-    def _divide(self, stage: dict, split: dict, barred=frozenset(), external=()) -> _Split | None:
-        labelled, recipe, role = asked_of(stage["data"]), stage["data"]["recipe"], role_of(stage["data"])
-        site = split["scheme"], split["column"]
-        key = digest([role, labelled, recipe, stage["targets"], labels_of(stage), *site])
-        if key not in self._eligible:
-            self._eligible[key] = self.scans.eligible(stage, split)
-        scans = self._eligible[key][lambda rows: ~rows["person"].isin(barred)]
-        if split["scheme"] == "site":
-            self.scans.check_straddling(scans, split)
-        people = scans.drop_duplicates("person").set_index("person")
-        listed = self._folds[split["fold"]] if split["scheme"] == "file" else None
-        kinds = {name: self.labels[name]["kind"] for name in split["stratify"]}
-        try:
-            people = people.loc[splits.draw(list(people.index), labelled["n"] or len(people), split["seed"])]
-            parts = splits.divide(people, split, kinds, listed)
-        except ValueError as error:
-            where = f"stages.{stage['name']} (cohort {', '.join(labelled['cohort'])})"
-            self.problems.append(Problem(where, str(error)))
-            return None
-        rows = scans[scans["person"].isin(parts.index)]
-        rows = rows.assign(role=rows["person"].map(parts["role"]), times=rows["person"].map(parts["times"]))
-        if stage["data"]["source"]:
-            rows = rows.assign(role=rows["role"].replace("test", "external:source"))
-        if not self.scans.check_classes(rows, stage, split):
-            return None
-        rows = pd.concat([rows, *(self.scans.external(stage, item.cohort, rows) for item in external)])
-        divided = list(people.index)
-        if second_of(stage["data"]) is not None:
-            apart = barred | frozenset(rows["person"]) | (frozenset(divided) if role == "source" else frozenset())
-            more = second_rows(stage, split, self.scans.second(stage, split), apart, listed, kinds, self.problems)
-            if more is None or not self.scans.check_domain(stage, rows, more):
-                return None
-            rows, divided = pd.concat([rows, more]), [*divided, *more["person"]]
-        return _split_of(rows, divided)
+    def _told(self, draft: Draft, method: Method, pretrainings: list[str], probes: dict) -> Study:
+        """The study with this round."""
+        study, number = self.study, len(self.study.rounds) + 1
+        left_out = [LeftOut(point=point, why=_why(self.candidates, point, why)) for point, why in draft.left_out]
+        made = Round(round=number, points=self.points, left_out=left_out + self.left_out)
+        finished = number >= method.rounds or not self.points
+        rounds = [*study.rounds, made]
+        asked = [one for each in rounds for one in each.points]
+        said = f"{len({one.candidate for one in asked})} candidates in {number} round{'s' if number > 1 else ''}"
+        probed = {split: sorted({*study.probed.get(split, []), *inits}) for split, inits in probes.items()}
+        return study.model_copy(update={
+            "rounds": rounds,
+            "again": study.again[1:],
+            "given": sum(one.why == "repeated" for one in asked),
+            "pretrainings": [*study.pretrainings, *pretrainings],
+            "probed": study.probed | probed,
+            "finished": finished,
+            "reason": "; ".join(filter(None, [study.reason, said if finished else ""])),
+        })  # fmt: skip
 
 
-def _split_of(rows: pd.DataFrame, divided) -> _Split:
-    rows = rows.sort_values("scan_id")[["scan_id", "person", "role", "times", "chunk"]].reset_index(drop=True)
-    held_out = frozenset(rows.loc[~rows["role"].isin(TRAINING), "person"])
-    facts = rows[["scan_id", "role", "times"]]
-    identity, measured = (digest(part.to_numpy().tolist()) for part in (facts, facts[~rows["role"].isin(SECOND)]))
-    return _Split(identity, measured, rows, held_out, held_out | frozenset(divided))
+def _why(candidates: Candidates, point: dict, why: str) -> str:
+    """Why a point is left out, with its problems where it has any."""
+    known = all(key in candidates.space.keys for key in point if "[" not in key)
+    problems = candidates.problems(point) if known and why == "cannot be trained" else []
+    return ": ".join([why, *filter(None, ["; ".join(map(str, problems))])])
