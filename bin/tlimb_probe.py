@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Score what frozen encoders give of the target's training scans."""
+
+import click
+
+from tlimb.command import told_plainly
+
+
+@click.command()
+@click.option("--job", required=True, type=click.Path(exists=True), help="Folder with job.json and table.parquet.")
+@click.option(
+    "--store", required=True, type=click.Path(exists=True), help="Folder with the shards of the job's recipe."
+)
+@click.option(
+    "--encoders", required=True, type=click.Path(exists=True), help="Folder that holds <encoder id>/ of each encoder."
+)
+@click.option("--settings", type=click.Path(exists=True), help="The sweep's `evaluate` as JSON.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch may use.")
+@click.option("--trusted", multiple=True, help="Module whose classes may be named; may be repeated.")
+@click.option("--out", required=True, type=click.Path(), help="Folder to write <job id>/probe.json to.")
+@told_plainly
+def main(job, store, encoders, settings, threads, trusted, out):
+    """Score every encoder of the job, write OUT/<job id>/probe.json."""
+    from tlimb.evaluate_settings import Evaluate
+    from tlimb.evaluation.probe import probe
+    from tlimb.files import read_json
+    from tlimb.parse import parse
+    from tlimb.scenarios.device import find_device, set_up_torch
+
+    set_up_torch(threads, training=False)
+    asked = parse(Evaluate, read_json(settings) if settings else {}).model_dump()
+    probe(job, store, encoders, out, asked, find_device(), trusted)
+
+
+if __name__ == "__main__":
+    main()

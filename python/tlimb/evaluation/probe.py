@@ -1,0 +1,234 @@
+"""PROBE: what every encoder's frozen features are worth on the target's training people, before anything is fine-tuned.
+
+`probe.json`: {"id", "recipe", "target", "kind", "classes", "harmonise": column or null, "keeping": [columns],
+"encoders": [{"id", "status", "reason", "architecture": class, "stage", "seed", "features": width, "seconds",
+"splits": [{"split", "n": {"train": scans, "validation": scans}, "scores": {score: value or null},
+"notes": [text], "probe": {"penalty", "validation": {metric: value}}, "harmonised": null or {"column",
+"validation": {metric: value}, "site": {"before", "after", "chance"}, "unharmonised": scans, "reason"}}]}], "note":
+text}. The encoder `random` stands for one of the same architecture that nothing has trained, one for each architecture
+that occurs.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tlimb.architectures.build import build_network
+from tlimb.architectures.forward import passed
+from tlimb.architectures.network import Network
+from tlimb.architectures.weights import load_weights
+from tlimb.data.targets import Target, read_targets, softmax
+from tlimb.data.view import View
+from tlimb.errors import InputError
+from tlimb.evaluation import transferability
+from tlimb.evaluation.harmonised import Part, harmonised
+from tlimb.evaluation.linear_probe import Labelled, cross_validated, finite, fit_probe, measured
+from tlimb.evaluation.predict import LOOKS, view_of
+from tlimb.files import canonical_json, write_json
+from tlimb.registry import class_name
+from tlimb.scenarios.job import Job, Pretrained, check_encoder, read_job, read_pretrained
+from tlimb.seeds import seed_for
+from tlimb.store import Store
+
+RANDOM = "random"
+"""The id of an encoder with the weights that it is born with."""
+
+KINDS = tuple(transferability.SCORE)
+"""Kinds of target that can be probed."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an encoder makes of scans: features (n, F) and, for each head of classes or bins that it was trained with,
+    the probabilities (n, Z) that it gives; row: scan_id -> its row."""
+
+    features: np.ndarray
+    heads: dict[str, np.ndarray]
+    row: dict[str, int]
+
+
+@dataclass
+class Shown:
+    """The scans of a job as encoders are shown them; those that look alike to two encoders in turn are read once."""
+
+    store: Store
+    scans: list[str]
+    device: torch.device
+    trusted: tuple[str, ...] = ()
+    _last: tuple[str, View] | None = None
+
+    def view(self, facts: dict) -> View:
+        """All scans as an encoder with these facts saw its own."""
+        key = canonical_json([facts[name] for name in LOOKS])
+        if self._last is None or self._last[0] != key:
+            self._last = None  # given back before the next images are read: each may fill the memory meant for one
+            looks = {name: facts[name] for name in LOOKS}
+            self._last = key, view_of(looks, self.store, pd.Series(self.scans), self.device, self.trusted)
+        return self._last[1]
+
+
+def probe(job_folder, store_folder, encoders_folder, out, settings: dict, device: torch.device, trusted=()) -> None:
+    """Look at every encoder of a probe job, into out/<job id>/probe.json.
+
+    settings: `seed`, `harmonise` and `keeping` of the sweep's `evaluate`. Each encoder passes over the scans once.
+    Raises InputError for an encoder that was made from scans prepared otherwise, or by people whom a split validates
+    on.
+    """
+    job = read_job(job_folder)
+    name = job.facts["target"]
+    target = Target(name, job.labels[name]["kind"], tuple(job.labels[name]["classes"]))
+    store = Store(store_folder, job.facts["shards"])
+    encoders = [read_pretrained(Path(encoders_folder) / identity) for identity in job.facts["inits"]]
+    _check(job, encoders, store)
+    shown = Shown(store, sorted(set(job.rows["scan_id"])), device, tuple(trusted))
+    rows, note = [], ""
+    if target.kind not in KINDS:
+        note, encoders = f"'{name}' is of kind {target.kind}; encoders are compared on {', '.join(KINDS)}", []
+    for number, (identity, encoder) in enumerate(_with_random(encoders)):
+        rows.append(_encoder_row(identity, encoder, job, target, shown, settings))
+        print(f"{number + 1}: {identity}: {rows[-1]['seconds']:.1f} s" + (rows[-1]["reason"] and ", failed"))
+    facts = {"id": job.facts["id"], "recipe": job.facts["recipe"], "target": name, "kind": target.kind}
+    facts |= {"classes": list(target.classes), "harmonise": settings["harmonise"], "keeping": settings["keeping"]}
+    write_json(Path(out) / job.facts["id"] / "probe.json", facts | {"encoders": rows, "note": note})
+
+
+def _check(job: Job, encoders: list[Pretrained], store: Store) -> None:
+    problems = []
+    for split in sorted(set(job.rows["split"])):
+        for encoder in encoders:
+            try:
+                check_encoder(encoder, store, job.split(split), {"validation"}, f"split {split}")
+            except InputError as error:
+                problems += error.problems
+    if problems:
+        raise InputError(problems)
+
+
+def _with_random(encoders: list[Pretrained]) -> list[tuple[str, Pretrained]]:
+    """The encoders by their ids, and before them one of each architecture and shape of input, to be left untrained."""
+    whole = [one for one in encoders if not one.failed]
+    kinds = {canonical_json([one.facts["architecture"], one.facts["input_shape"]]): one for one in whole}
+    return [*((RANDOM, kinds[key]) for key in sorted(kinds)), *((one.facts["id"], one) for one in encoders)]
+
+
+def _encoder_row(identity: str, encoder: Pretrained, job: Job, target: Target, shown: Shown, settings: dict) -> dict:
+    started, facts = time.monotonic(), encoder.facts
+    untrained = identity == RANDOM
+    about = {"id": identity, "status": "failed" if encoder.failed else "ok", "reason": encoder.failed}
+    about |= {"architecture": class_name(facts["architecture"])}
+    about |= {"stage": None if untrained else facts["stage"], "seed": None if untrained else facts["seed"]}
+    if encoder.failed:
+        return about | {"features": None, "seconds": 0.0, "splits": []}
+    known = known_of(encoder, shown, untrained)
+    splits = [
+        {"split": split} | split_scores(known, rows, target, job.facts["columns"], settings)
+        for split, rows in job.rows.groupby("split")
+    ]
+    width = known.features.shape[1]
+    return about | {"features": width, "seconds": time.monotonic() - started, "splits": splits}
+
+
+def known_of(encoder: Pretrained, shown: Shown, untrained: bool = False) -> Known:
+    """What an encoder makes of scans, which it is shown as in its own training; `untrained`: with fresh weights.
+
+    Scans whose features are not finite are left out of `row`.
+    """
+    facts = encoder.facts
+    targets = [] if untrained else [one for one in read_targets(facts["targets"]) if one.kind in KINDS]
+    targets = [one for one in targets if one.bins or one.kind != "regression"]
+    outputs = {one.name: one.outputs for one in targets}
+    heads = {name: facts["heads"][name] for name in outputs if facts["heads"].get(name)}
+    seed = seed_for(0, "probe") % 2**31 if untrained else facts["seed"]
+    shape = tuple(facts["input_shape"])
+    network = build_network(facts["architecture"], shape, outputs, seed, shown.trusted, heads, facts["recipe"])
+    if not untrained:
+        _load(network, encoder, list(outputs))
+    view, scans = shown.view(facts), shown.scans
+    dataset = view.dataset(pd.DataFrame({"scan_id": scans, "person": scans}), [])
+    features, given = passed(network, list(outputs), dataset, view, shown.device)
+    network.cpu()
+    finite = np.isfinite(features).all(1)
+    row = {scan: number for number, scan in enumerate(scans) if finite[number]}
+    return Known(features.astype(float), {one.name: _probabilities(one, given[one.name]) for one in targets}, row)
+
+
+def _load(network: Network, encoder: Pretrained, heads: list[str]) -> None:
+    load_weights(network.encoder, encoder.encoder_weights(), str(encoder.file))
+    for name in heads:
+        load_weights(network.head(name), encoder.head_weights(name), f"{encoder.folder}, head {name}")
+
+
+def _probabilities(target: Target, outputs: np.ndarray) -> np.ndarray:
+    return softmax(outputs.astype(float)) if target.bins else target.decode(outputs)[1]
+
+
+def split_scores(known: Known, rows: pd.DataFrame, target: Target, columns: dict, settings: dict) -> dict:
+    """What stands in probe.json of one encoder and one split. rows: train and validation, with `times` and labels."""
+    rows = rows[rows["scan_id"].isin(known.row) & rows[target.name].notna()]
+    drawn = rows[rows["role"] == "train"].sort_values("scan_id")
+    drawn = drawn.loc[drawn.index.repeat(drawn["times"])]
+    validation = rows[rows["role"] == "validation"].sort_values("scan_id")
+    train, shown = _labelled(known, drawn, target), _labelled(known, validation, target)
+    seed, classes = seed_for(settings["seed"], "probe"), len(target.classes)
+    found = {"n": {"train": len(drawn["scan_id"].unique()), "validation": len(validation)}}
+    if not len(train.truth) or not len(shown.truth) or len(set(train.truth)) < 2:
+        note = "no scan of one part has a label and finite features, or all training labels are equal"
+        return found | {"scores": {}, "notes": [note], "probe": None, "harmonised": None}
+    heads = {name: shares[_rows(known, drawn)] for name, shares in known.heads.items()}
+    values = training_scores(train, heads, target, seed)
+    values["linear"], penalty = cross_validated(train, target.kind, classes, seed)
+    fitted = fit_probe(train.features, train.truth, target.kind, classes, penalty)
+    reached = measured(fitted(shown.features), shown.truth, target.kind)
+    found |= {"scores": finite(values), "notes": _notes(values, train, target, known)}
+    found |= {"probe": {"penalty": penalty, "validation": finite(reached)}}
+    if settings["harmonise"] is None:
+        return found | {"harmonised": None}
+    pair = Part(drawn, train), Part(validation, shown)
+    return found | {"harmonised": harmonised(*pair, target, columns, settings["harmonise"], seed)}
+
+
+def _rows(known: Known, table: pd.DataFrame) -> list[int]:
+    return [known.row[scan] for scan in table["scan_id"]]
+
+
+def _labelled(known: Known, table: pd.DataFrame, target: Target) -> Labelled:
+    persons = table["person"].to_numpy(str)
+    return Labelled(known.features[_rows(known, table)], target.truth(table[target.name]), persons)
+
+
+def training_scores(train: Labelled, heads: dict[str, np.ndarray], target: Target, seed: int) -> dict[str, float]:
+    """Score -> value, NaN where it does not apply, of the training scans alone; `leep` of the head that gives most."""
+    features, truth, kind = train.features, train.truth, target.kind
+    values = dict.fromkeys(("leep", "nleep", "h_score", "h_score_shrunk"), math.nan)
+    if kind == "regression":
+        standard = (truth - truth.mean()) / truth.std()
+        values["logme"] = transferability.logme(features, standard[:, None])
+    else:
+        classes = truth.astype(int)
+        values["logme"] = transferability.logme(features, transferability.one_column_each(classes))
+        values["leep"] = max((transferability.leep(shares, classes) for shares in heads.values()), default=math.nan)
+        values["nleep"] = transferability.nleep(features, classes, seed)
+        values["h_score"] = transferability.h_score(features, classes)
+        values["h_score_shrunk"] = transferability.shrunk_h_score(features, classes)
+    values["knn"] = transferability.knn_score(features, truth, train.persons, kind, len(target.classes))
+    return values
+
+
+def _notes(values: dict, train: Labelled, target: Target, known: Known) -> list[str]:
+    """Why scores are missing."""
+    notes = []
+    if target.kind == "regression":
+        notes.append("LEEP, NLEEP and H-score are for classes")
+    elif not known.heads:
+        notes.append("LEEP needs a head of classes or bins, and this encoder was trained with none")
+    if target.kind != "regression" and math.isnan(values["h_score"]):
+        scans, width = train.features.shape
+        notes.append(f"H-score needs more scans than features; there are {scans} and {width}")
+    if math.isnan(values["linear"]):
+        notes.append("too few people of some class for cross-validation")
+    return notes

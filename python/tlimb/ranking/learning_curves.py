@@ -1,0 +1,198 @@
+"""Learning curves: score against the number of training persons, one curve a strategy.
+
+`learning_curves` of ranking.json, null where fewer than two `split.n` were tried:
+{"metric", "direction", "sizes": [20, 40, 80], "replicates": 10, "interval": "what the intervals speak of",
+ "curves": [{"strategy": "full",
+   "points": [{"n": 20, "mean", "sd" (over replicates, null for one), "low", "high", "validation", "replicates": 10,
+               "chosen": {candidate name: in how many replicates}}],
+   "fit": {"status": "power law" | "too few points" | "plateau" | "not monotone" | "no power law" | "no limit", "text",
+           "a", "b", "c": {"value", "low", "high"} or null, "p_fall", "p_trend", "p_fit"},
+   "next": [{"title", "why", "sweep": a part of a sweep, ready to be merged}]}],
+ "crossings": [{"first": "full", "second": "scratch", "first_ahead": "below" | "above" | null, "n", "low", "high",
+                "share", "text"}]}
+A point without a finished replicate has "mean": null. The fitted curve is a + b n^-c.
+
+Reading test scores here is no selection: in each (strategy, n, replicate) one model is chosen by its own validation
+score, and the test score of that one alone is read. The best candidate of the whole search is chosen elsewhere, and
+nothing here changes it.
+
+Intervals are of both kinds of chance, other replicates of the training sample and other test persons, drawn together:
+Owen AB. The pigeonhole bootstrap. Ann Appl Stat 2007, 1:386-411. All strategies and sizes meet the same draws, so that
+curves are compared in pairs.
+"""
+
+import statistics
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+
+from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
+from tlimb.evaluation.metrics import DIRECTIONS, prediction_arrays, weighted_metric
+from tlimb.ranking.compare import Measure
+from tlimb.ranking.crossings import crossing
+from tlimb.ranking.next_runs import next_runs
+from tlimb.ranking.power_law import describe_curve
+from tlimb.ranking.results import KEY, Results, key_of
+from tlimb.ranking.selection import preference
+from tlimb.seeds import seed_for
+
+UNIT = tuple(name for name in KEY if name != "seed")
+"""What tells training samples apart; seeds of one sample are averaged."""
+
+LEAST_DRAWS = 200
+MOST_WORK = 200_000
+"""Draws times prediction tables; with many tables fewer draws are made, but not below `LEAST_DRAWS`."""
+
+Place = tuple[str, int, tuple]
+
+
+def learning_curves(results: Results, candidates: list[dict], target: str, measure: Measure) -> dict | None:
+    """The key `learning_curves` of ranking.json; see above. candidates: rows of ranking.json, with their trials."""
+    sizes = sorted({_n(row) for row in candidates} - {None})
+    if len(sizes) < 2:
+        return None
+    chosen = choose(candidates, DIRECTIONS[measure.metric])
+    strategies, units = sorted({place[0] for place in chosen}), sorted({place[2] for place in chosen}, key=str)
+    scores, persons = _scores(results, chosen, strategies, sizes, units, target, measure)
+    means = _means(scores, measure.seed)
+    limits = measure.confidence, persons if len(units) == 1 else None
+    curves = [
+        {"strategy": name, "points": _points(name, sizes, units, chosen, scores[i], means[i], limits)}
+        for i, name in enumerate(strategies)
+    ]
+    for i, curve in enumerate(curves):
+        curve["fit"] = _fit(curve, sizes, scores[i, :, :, 0], measure)
+        rows = [chosen[place][0] for place in chosen if place[:2] == (curve["strategy"], curve["points"][-1]["n"])]
+        curve["next"] = next_runs(curve["fit"]["status"], rows[0], sizes, results) if rows else []
+    return {
+        "metric": measure.metric,
+        "direction": DIRECTIONS[measure.metric],
+        "sizes": sizes,
+        "replicates": len(units),
+        "interval": _speaks_of(len(units)),
+        "curves": curves,
+        "crossings": _crossings(strategies, sizes, means, measure),
+    }
+
+
+def _n(row: dict) -> int | None:
+    return row["spec"]["split"].get("n")
+
+
+def _speaks_of(units: int) -> str:
+    both, persons = "other training samples and other test persons", "other test persons"
+    return both if units > 1 else f"{persons}; there is one training sample of each size"
+
+
+def choose(candidates: list[dict], direction: str) -> dict[Place, tuple[dict, list[dict], float]]:
+    """(strategy, n, training sample) -> the candidate with the best validation score there, its finished trials (one a
+    seed), and that score. One whose seeds all finished goes before one with a failed seed."""
+    best: dict[Place, tuple] = {}
+    for row in candidates:
+        if _n(row) is None:
+            continue
+        for unit in sorted({_unit(trial) for trial in row["trials"]}, key=str):
+            trials = [trial for trial in row["trials"] if _unit(trial) == unit]
+            finished = [trial for trial in trials if trial["status"] == "ok"]
+            if not finished:
+                continue
+            mean = statistics.fmean(trial["validation"] for trial in finished)
+            key = preference(mean, len(trials) - len(finished), row, direction)
+            place = row["strategy"], _n(row), unit
+            if place not in best or key < best[place][0]:
+                best[place] = key, row, finished, mean
+    return {place: best[place][1:] for place in sorted(best, key=str)}
+
+
+def _unit(trial: dict) -> tuple:
+    return tuple(trial[name] for name in UNIT)
+
+
+def _scores(results, chosen, strategies: list, sizes: list, units: list, target: str, measure: Measure):
+    """Test scores (strategies, sizes, units, 1 + draws) of what was chosen, on all persons, then on drawn ones, NaN
+    where there is none; and how many persons there are."""
+    tables = {place: list(results.tables(found[1], "test", target).values()) for place, found in chosen.items()}
+    count = sum(map(len, tables.values()))
+    draws = min(measure.resamples, max(LEAST_DRAWS, MOST_WORK // max(count, 1)))
+    named = [table["person"].to_numpy(str) for group in tables.values() for table in group]
+    persons = np.unique(np.concatenate(named)) if named else np.array([], dtype=str)
+    weights = [np.ones((1, len(persons)))]
+    person_bootstrap(lambda w: weights.append(w) or w[:, 0], len(persons), resamples=draws, seed=measure.seed)
+    weights = np.concatenate(weights)
+    found = np.full((len(strategies), len(sizes), len(units), len(weights)), np.nan)
+    for (strategy, n, unit), group in tables.items():
+        values = [_values(table, persons, weights, measure) for table in group]
+        if values:
+            found[strategies.index(strategy), sizes.index(n), units.index(unit)] = np.mean(values, axis=0)
+    return found, len(persons)
+
+
+def _values(table, persons: np.ndarray, weights: np.ndarray, measure: Measure) -> np.ndarray:
+    codes = np.searchsorted(persons, table["person"].to_numpy(str))
+    return weighted_metric(measure.metric, *prediction_arrays(table, measure.kind, measure.metric), weights[:, codes])
+
+
+def _means(scores: np.ndarray, seed: int) -> np.ndarray:
+    """Means over training samples (strategies, sizes, 1 + draws): of all, then of drawn samples and drawn persons."""
+    units, draws = scores.shape[2], scores.shape[3] - 1
+    random = np.random.default_rng(seed_for(seed, "replicates"))
+    drawn = random.multinomial(units, np.full(units, 1 / units), size=draws).T
+    weights = np.concatenate([np.ones((units, 1)), drawn], axis=1) * np.isfinite(scores)
+    total = weights.sum(2)
+    summed = (np.nan_to_num(scores) * weights).sum(2)
+    return np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+def _points(name: str, sizes: list, units: list, chosen: dict, scores: np.ndarray, means: np.ndarray, limits) -> list:
+    points = []
+    for k, n in enumerate(sizes):
+        found = [chosen[name, n, unit] for unit in units if (name, n, unit) in chosen]
+        own = scores[k, :, 0][np.isfinite(scores[k, :, 0])]
+        low, high = percentile_interval(means[k, 1:], *limits) if len(own) else (None, None)
+        points.append({
+            "n": n, "mean": float(means[k, 0]) if len(own) else None,
+            "sd": float(own.std(ddof=1)) if len(own) > 1 else None, "low": low, "high": high,
+            "validation": statistics.fmean(one[2] for one in found) if found else None, "replicates": len(own),
+            "chosen": dict(sorted(Counter(one[0]["name"] for one in found).items())),
+        })  # fmt: skip
+    return points
+
+
+def _fit(curve: dict, sizes: list, values: np.ndarray, measure: Measure) -> dict:
+    """What the curve is, by the training samples that finished at every size that has any. values: (sizes, units)."""
+    kept = [k for k, point in enumerate(curve["points"]) if point["mean"] is not None]
+    whole = values[kept][:, np.isfinite(values[kept]).all(0)].T
+    tried = np.array(sizes)[kept]
+    return describe_curve(tried, whole, DIRECTIONS[measure.metric], measure.confidence, measure.seed)
+
+
+def _crossings(strategies: list, sizes: list, means: np.ndarray, measure: Measure) -> list[dict]:
+    sign, rows = (1 if DIRECTIONS[measure.metric] == "max" else -1), []
+    for i, j in combinations(range(len(strategies)), 2):
+        difference = sign * (means[i] - means[j])
+        kept = np.flatnonzero(np.isfinite(difference[:, 0]))
+        if len(kept) < 2:
+            continue
+        tried = [sizes[k] for k in kept]
+        found = crossing(tried, difference[kept, 0], difference[kept, 1:].T, measure.confidence)
+        empty = dict.fromkeys(("first_ahead", "n", "low", "high", "share"))
+        row = {"first": strategies[i], "second": strategies[j]} | (found or empty)
+        rows.append(row | {"text": _told(row, tried, difference[kept, 0], measure.confidence)})
+    return rows
+
+
+def _told(row: dict, sizes: list, difference: np.ndarray, confidence: float) -> str:
+    one, two = row["first"], row["second"]
+    if row["n"] is None:
+        between = f"at every n from {sizes[0]} to {sizes[-1]}"
+        ahead = {(True, False): f"{one} is ahead of {two}", (False, True): f"{two} is ahead of {one}"}
+        known = ahead.get((bool((difference > 0).all()), bool((difference < 0).all())))
+        return f"{known} {between}" if known else f"{one} and {two} do not cross"
+    later, earlier = (one, two) if row["first_ahead"] == "above" else (two, one)
+    said = f"{later} stays ahead of {earlier} from n = {row['n']:.0f} on"
+    if row["low"] is None and row["high"] is None:
+        return f"{said}, which other training samples and persons do not settle: it may lie beyond the sizes either way"
+    low = f"{row['low']:.0f}" if row["low"] is not None else f"below {sizes[0]}"
+    high = f"{row['high']:.0f}" if row["high"] is not None else f"above {sizes[-1]}"
+    return f"{said} ({100 * confidence:g} % interval {low} to {high})"
