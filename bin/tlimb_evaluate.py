@@ -17,21 +17,23 @@ from tlimb.command import told_plainly
     "--models", required=True, type=click.Path(exists=True), help="Folder that holds <trial id>/ of each trial."
 )
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads that torch may use.")
-@click.option("--bootstrap", default=1000, show_default=True, type=click.IntRange(1), help="Resamples of persons.")
 @click.option(
-    "--confidence", default=0.95, show_default=True, type=click.FloatRange(0, 1, True, True), help="Of the intervals."
+    "--settings", type=click.Path(exists=True), help="JSON file of the sweep's `evaluate`; defaults where it is silent."
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the resamples.")
 @click.option("--trusted", multiple=True, help="Module whose classes may be named; may be repeated.")
 @click.option("--out", required=True, type=click.Path(), help="Folder to write <trial id>/ to.")
 @told_plainly
-def main(job, store, models, threads, bootstrap, confidence, seed, trusted, out):
+def main(job, store, models, threads, settings, trusted, out):
     """Predict and score validation, test and external parts, write OUT/<trial id>/ for each trial."""
-    from tlimb.evaluation.predict import Bootstrap, evaluate
+    from tlimb.evaluate_settings import Evaluate
+    from tlimb.evaluation.predict import evaluate
+    from tlimb.files import read_json
+    from tlimb.parse import parse
     from tlimb.scenarios.device import find_device, set_up_torch
 
+    asked = parse(Evaluate, read_json(settings), settings) if settings else Evaluate()
     set_up_torch(threads, training=False)
-    evaluate(job, store, models, out, Bootstrap(bootstrap, confidence, seed), find_device(), trusted)
+    evaluate(job, store, models, out, asked, find_device(), trusted)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,11 @@ class _Lazy(click.Group):
         "demo-series": ("tlimb.demo", "demo_series_command"),
         "export": ("tlimb.weights.commands", "export_command"),
         "list": ("tlimb.architectures.listing", "list_command"),
+        "merge": ("tlimb.ranking.merge_command", "merge_command"),
+        "predict": ("tlimb.predict.command", "predict_command"),
         "samplesheet": ("tlimb.layouts.command", "samplesheet"),
         "show": ("tlimb.data.show", "show_command"),
+        "watch": ("tlimb.watch.command", "watch_command"),
         "weights": ("tlimb.weights.commands", "weights_command"),
     }
 
@@ -49,13 +52,29 @@ def main():
 @main.command()
 @click.argument("sweep", type=click.Path(path_type=Path))
 @click.option("--trusted", multiple=True, metavar="MODULE", help="Allow classes of this module by import path.")
+@click.option(
+    "--trace", type=click.Path(exists=True, path_type=Path), help="trace.txt of a run, if not the one in outdir."
+)
+@click.option("--measure", is_flag=True, help="Time some steps of each network on this machine.")
+@click.option("--trials-per-task", type=click.IntRange(1), help="Most trials of a pack; the sweep's, or 4.")
+@click.option("--chunk-size", type=click.IntRange(1), help="Most scans that a task prepares; the sweep's, or 64.")
 @told_plainly
-def plan(sweep: Path, trusted: tuple[str, ...]):
-    """List what SWEEP (a JSON file) would run: trials, pretrainings, scans, disk. Runs nothing."""
-    from tlimb.search.plan import describe, plan_of
+def plan(sweep: Path, trusted: tuple[str, ...], trace: Path | None, measure: bool, trials_per_task, chunk_size):
+    """List what SWEEP (a JSON file) would run: trials, pretrainings, scans, disk, tasks and their time. Runs nothing.
+
+    Time is estimated from what an earlier run left in the sweep's outdir, or with --measure from some steps timed here.
+    """
+    from tlimb.search.costs import read_known
+    from tlimb.search.plan import describe, plan_of, sizes_of
 
     sys.path.append(os.getcwd())  # modules of the user's own lie where Nextflow is started
-    click.echo(describe(plan_of(sweep, trusted)))
+    found = plan_of(sweep, trusted)
+    known = read_known(Path(found.sweep.outdir), trace)
+    if measure:
+        from tlimb.search.measure import measured
+
+        known = measured(found, known, trusted)
+    click.echo(describe(found, known, sizes_of(sweep, trials_per_task, chunk_size)))
 
 
 @main.command()

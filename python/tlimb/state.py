@@ -102,6 +102,17 @@ def read_state(path) -> dict:
         return _filled(outline, file)
 
 
+def peek(path, key: str):
+    """One entry, without tensors, of a state that `write_state` wrote; no tensor is read. Raises ValueError for a state
+    that has no such entry."""
+    with safe_open(path, framework="pt") as file:
+        outline = json.loads((file.metadata() or {}).get("state", ""))
+    found = dict(map(tuple, outline["dict"]))
+    if key not in found:
+        raise ValueError(f"no '{key}' in it")
+    return _filled(found[key], None)
+
+
 def _outline(value, tensors: dict[str, Tensor]):
     if isinstance(value, Tensor):
         name = str(len(tensors))

@@ -27,7 +27,8 @@ from tlimb.architectures.unpooling import max_pool, max_positions, max_unpool
 from tlimb.architectures.weights import read_weights
 from tlimb.data.bioimage import BioImageDataModule
 from tlimb.errors import InputError
-from tlimb.evaluation.predict import Bootstrap, evaluate
+from tlimb.evaluate_settings import Evaluate
+from tlimb.evaluation.predict import evaluate
 from tlimb.files import read_json
 from tlimb.objectives.kl_divergence import KLDivergence
 from tlimb.objectives.l1 import L1Code, L1Weights
@@ -492,7 +493,7 @@ def test_reconstruction_beside_a_target_is_the_mixed_mode(tmp_path, lifespan):
     folder = tmp_path / "models" / trial["id"]
     assert read_json(folder / "model.json")["status"] == "ok", read_json(folder / "model.json")["reason"]
     assert (pd.read_csv(folder / "history.csv")["train_reconstruction"] > 0).all()
-    evaluate(tmp_path / "pack", store, tmp_path / "models", tmp_path / "scores", Bootstrap(100), torch.device("cpu"))
+    evaluate(tmp_path / "pack", store, tmp_path / "models", tmp_path / "scores", Evaluate(bootstrap=100), torch.device("cpu"))
     scores = read_json(tmp_path / "scores" / trial["id"] / "scores-test.json")
     assert list(scores["targets"]) == ["diagnosis"] and "loss" not in scores
 

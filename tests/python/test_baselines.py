@@ -21,7 +21,8 @@ from tlimb.architectures.simple_features import labels_on_grid, simple_features
 from tlimb.config import read_sweep
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
-from tlimb.evaluation.predict import Bootstrap, evaluate
+from tlimb.evaluate_settings import Evaluate
+from tlimb.evaluation.predict import evaluate
 from tlimb.files import read_json
 from tlimb.preprocess.atlas import load_atlas
 from tlimb.preprocess.template import load_template
@@ -277,7 +278,7 @@ def carried(folder, table, trials, name, evaluated=True) -> dict:
     finetune(job, folder / "store", folder, models, Settings(CPU))
     if not evaluated:
         return {}
-    evaluate(job, folder / "store", models, out, Bootstrap(resamples=100), CPU)
+    evaluate(job, folder / "store", models, out, Evaluate(bootstrap=100), CPU)
     parts = ("validation", "test")
     return {t["id"]: {part: read_json(out / t["id"] / f"scores-{part}.json") for part in parts} for t in trials}
 

@@ -23,7 +23,8 @@ from tlimb.data.bins import Bins
 from tlimb.data.targets import Target, fit_targets, known_targets, read_targets
 from tlimb.errors import InputError
 from tlimb.evaluation.metrics import METRICS
-from tlimb.evaluation.predict import Bootstrap, evaluate, read_model
+from tlimb.evaluate_settings import Evaluate
+from tlimb.evaluation.predict import evaluate, read_model
 from tlimb.files import read_json
 from tlimb.scenarios.device import set_up_torch
 from tlimb.scenarios.finetune import finetune
@@ -201,7 +202,7 @@ def world(tmp_path_factory):
     make_store(folder / "store", table)
     pack_job(folder / "job", table, [trial])
     finetune(folder / "job", folder / "store", None, folder / "models", Settings(torch.device("cpu")))
-    quick = Bootstrap(resamples=30)
+    quick = Evaluate(bootstrap=100)
     evaluate(folder / "job", folder / "store", folder / "models", folder / "scores", quick, torch.device("cpu"))
     return folder, trial["id"], table
 

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and scipy, and intervals against simulated truth."""
+"""Metrics against scikit-learn and scipy."""
 
 import math
 
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlimb.errors import InputError
-from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
+from tlimb.evaluation.bootstrap import interval, percentile_interval, person_bootstrap
+from tlimb.evaluation.icc import icc
 from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS, METRICS, metric, score, weighted_metric
 from tlimb.ranking.answer import WORDS
 
@@ -23,7 +24,8 @@ def oracle(name, truth, prediction, probabilities):
 
     if probabilities is None:
         functions = {"mae": sk.mean_absolute_error, "rmse": sk.root_mean_squared_error, "r2": sk.r2_score}
-        return stats.pearsonr(truth, prediction).statistic if name == "r" else functions[name](truth, prediction)
+        functions |= {"r": lambda one, two: stats.pearsonr(one, two).statistic, "icc": icc_by_hand}
+        return functions[name](truth, prediction)
     classes = probabilities.shape[1]
     case = truth if classes == 2 else np.eye(classes)[truth]
     scores = probabilities[:, 1] if classes == 2 else probabilities
@@ -36,7 +38,84 @@ def oracle(name, truth, prediction, probabilities):
         "mcc": lambda: sk.matthews_corrcoef(truth, prediction),
         "brier": lambda: sk.brier_score_loss(truth, scores, labels=range(classes)),
         "log_loss": lambda: sk.log_loss(truth, probabilities, labels=range(classes)),
+        "sensitivity": lambda: sk.recall_score(truth, prediction, average="binary" if classes == 2 else "macro"),
+        "specificity": lambda: specificity_by_hand(truth, prediction, range(1, 2) if classes == 2 else range(classes)),
     }[name]()
+
+
+def icc_by_hand(*measurements):
+    """ICC(A, 1) from the table of a two-way analysis of variance, sum by sum."""
+    x = np.stack(measurements, axis=1)
+    n, k = x.shape
+    grand, rows, columns = x.mean(), x.mean(axis=1), x.mean(axis=0)
+    msr = k * sum((row - grand) ** 2 for row in rows) / (n - 1)
+    msc = n * sum((column - grand) ** 2 for column in columns) / (k - 1)
+    sse = sum((x[i, j] - rows[i] - columns[j] + grand) ** 2 for i in range(n) for j in range(k))
+    mse = sse / ((n - 1) * (k - 1))
+    return (msr - mse) / (msr + (k - 1) * mse + k * (msc - mse) / n)
+
+
+def specificity_by_hand(truth, prediction, classes):
+    return np.mean([np.mean(prediction[truth != k] != k) for k in classes])
+
+
+SHROUT_AND_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+"""Six targets rated by four judges: Shrout and Fleiss 1979, table 2."""
+
+
+def test_the_intraclass_correlation_of_a_published_example():
+    ratings = np.array(SHROUT_AND_FLEISS, float)
+    assert icc(ratings, np.ones((1, 6)))[0] == pytest.approx(0.29, abs=0.005)
+    assert icc(ratings, np.ones((1, 6)))[0] == pytest.approx(icc_by_hand(*ratings.T))
+
+
+def test_the_intraclass_correlation_of_drawn_rows_is_that_of_repeated_ones():
+    ratings = np.array(SHROUT_AND_FLEISS, float) + 1000
+    weights = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=5)
+    for value, row in zip(icc(ratings, weights.astype(float)), weights, strict=True):
+        assert value == pytest.approx(icc_by_hand(*np.repeat(ratings, row, axis=0).T))
+
+
+def test_agreement_is_1_of_equal_0_of_constant_and_none_where_nothing_varies():
+    assert metric("icc", [1, 2, 4], [1, 2, 4]) == 1
+    assert metric("icc", [1, 2, 3], [2, 2, 2]) == 0
+    assert math.isnan(metric("icc", [2, 2], [2, 2])) and math.isnan(metric("icc", [1], [2]))
+    shifted = metric("icc", [1, 2, 4], [11, 12, 14])
+    assert 0 < shifted < 0.1 and metric("r", [1, 2, 4], [11, 12, 14]) == pytest.approx(1)
+
+
+def calibration_error_by_hand(truth, probabilities):
+    """Rows in order of confidence, cut into bins of equal count; equal ones fall where the first of them does."""
+    sure = probabilities[:, 1] if probabilities.shape[1] == 2 else probabilities.max(axis=1)
+    hit = truth == 1 if probabilities.shape[1] == 2 else truth == probabilities.argmax(axis=1)
+    count, gaps = min(15, max(1, len(truth) // 10)), {}
+    for i in range(len(truth)):
+        place = sum(other < sure[i] for other in sure) * count // len(truth)
+        gaps.setdefault(place, []).append(hit[i] - sure[i])
+    return sum(abs(sum(gap)) for gap in gaps.values()) / len(truth)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    classes=st.integers(2, 4),
+    rows=st.sampled_from([9, 40, 200]),
+    levels=st.sampled_from([None, 1]),
+)
+def test_calibration_error_equals_sums_over_bins(seed, classes, rows, levels):
+    truth, prediction, probabilities = classified(np.random.default_rng(seed), rows, classes, levels)
+    expected = calibration_error_by_hand(truth, probabilities)
+    assert metric("calibration_error", truth, prediction, probabilities) == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_of_drawn_rows_keeps_the_bins_of_all_rows():
+    truth, prediction, probabilities = classified(np.random.default_rng(5), 20, 2)
+    weights = np.random.default_rng(6).multinomial(20, np.full(20, 1 / 20), size=4)
+    bins = np.argsort(np.argsort(probabilities[:, 1])) // 10
+    found = weighted_metric("calibration_error", truth, prediction, probabilities, weights.astype(float))
+    gaps = (truth == 1) - probabilities[:, 1]
+    expected = [sum(abs((row * gaps)[bins == k].sum()) for k in (0, 1)) / 20 for row in weights]
+    assert found == pytest.approx(expected)
 
 
 def classified(rng, n, classes, levels=None):
@@ -56,7 +135,7 @@ def test_classification_metrics_equal_scikit_learn_on_drawn_rows(seed, classes, 
     truth, prediction, probabilities = classified(rng, 40, classes, levels)
     weights = rng.multinomial(40, np.full(40, 1 / 40), size=3) + (np.arange(40) < 0)
     weights[:, [np.flatnonzero(truth == k)[0] for k in range(classes)]] += 1
-    for name in METRICS["classification"]:
+    for name in [name for name in METRICS["classification"] if name != "calibration_error"]:
         values = weighted_metric(name, truth, prediction, probabilities, weights.astype(float))
         for value, row in zip(values, weights, strict=True):
             drawn = np.repeat(np.arange(40), row)
@@ -179,14 +258,14 @@ def test_scores_of_times_read_the_event_of_each_row():
 def test_every_metric_has_a_direction_and_every_kind_a_default():
     assert set(DIRECTIONS) == {name for names in METRICS.values() for name in names}
     assert {name for name, way in DIRECTIONS.items() if way == "min"} == {
-        *("mae", "rmse", "brier", "log_loss", "hamming_loss")
+        *("mae", "rmse", "brier", "log_loss", "hamming_loss", "calibration_error")
     }
     assert all(DEFAULT[kind] in METRICS[kind] for kind in METRICS) and set(WORDS) == set(DIRECTIONS)
 
 
 def test_what_cannot_be_computed_is_nan():
     one_class = np.zeros(5), np.zeros(5), np.tile([0.7, 0.3], (5, 1))
-    for name in ("balanced_accuracy", "auroc", "auprc", "mcc", "f1"):
+    for name in ("balanced_accuracy", "auroc", "auprc", "mcc", "f1", "sensitivity"):
         assert math.isnan(metric(name, *one_class)), name
     assert math.isnan(metric("r", [1, 2, 3], [5, 5, 5]))
     assert math.isnan(metric("r2", [4, 4, 4], [3, 4, 5]))
@@ -196,6 +275,52 @@ def test_what_cannot_be_computed_is_nan():
 
 def test_constant_predictions_have_no_correlation_by_matthews():
     assert metric("mcc", [0, 1, 1], [1, 1, 1]) == 0.0
+
+
+def test_constant_predictions_have_no_interval_where_it_would_be_a_point():
+    truth, half = [0, 1] * 10, [[0.5, 0.5]] * 20
+    frame = predictions_of([f"p{i}" for i in range(20)], truth, [0] * 20, "sex", half)
+    scored = score(frame, {"sex": {"kind": "classification", "classes": ["f", "m"]}}, **SETTING)["sex"]
+    for name, value in {"balanced_accuracy": 0.5, "auroc": 0.5, "mcc": 0, "sensitivity": 0, "brier": 0.25}.items():
+        assert scored["metrics"][name] == {"value": value, "low": None, "high": None}, name
+    assert scored["metrics"]["accuracy"]["low"] < 0.5 < scored["metrics"]["accuracy"]["high"]
+    (note,) = scored["notes"]
+    assert "all predictions are equal" in note and "balanced_accuracy" in note and " accuracy" not in note
+
+
+@pytest.mark.parametrize(("persons", "why"), [("abcd", "every resample"), ("aaaa", "only one person")])
+def test_no_error_in_a_sample_and_a_single_person_are_no_certainty(persons, why):
+    frame = predictions_of(list(persons), [1.0, 2.0, 3.0, 4.0], [1.5, 2.5, 2.5, 3.5])
+    scored = score(frame, {"age": {"kind": "regression"}}, **SETTING)["age"]
+    assert scored["metrics"]["mae"] == {"value": 0.5, "low": None, "high": None}
+    assert "mae" in scored["notes"][0] and why in scored["notes"][0]
+
+
+def test_an_interval_of_one_value_is_none_whatever_rounding_leaves():
+    assert interval(0.5 + np.array([0, 1e-16, -1e-16]), 0.95) == (None, None)
+    assert interval(np.array([np.nan, 0.5, 0.5]), 0.95) == (None, None)
+    assert interval(np.array([0.4, 0.5, 0.6]), 0.95) == percentile_interval(np.array([0.4, 0.5, 0.6]), 0.95)
+
+
+@pytest.mark.parametrize("persons", [5, 20, 120])
+def test_an_interval_of_few_persons_is_widened_to_that_of_student(persons):
+    from scipy.stats import norm, t
+
+    values = norm.ppf((np.arange(20_000) + 0.5) / 20_000) * math.sqrt((persons - 1) / persons)
+    low, high = interval(values, 0.95, persons)
+    assert (low, high) == pytest.approx((-t.ppf(0.975, persons - 1), t.ppf(0.975, persons - 1)), rel=0.01)
+    assert interval(values, 0.95)[0] > low and interval(values, 0.95, 1) == interval(values, 0.95)
+
+
+def test_sensitivity_and_specificity_look_at_what_is_called():
+    truth, said = [1, 1, 0, 0], [1, 0, 0, 0]
+    frame = predictions_of(list("abcd"), truth, said, "sex", [[1 - p, p] for p in (0.8, 0.4, 0.3, 0.1)])
+    targets = {"sex": {"kind": "classification", "classes": ["f", "m"]}}
+    plain = score(frame, targets, **SETTING)["sex"]["metrics"]
+    called = score(frame.assign(called=[1.0, 1.0, 1.0, 0.0]), targets, **SETTING)["sex"]["metrics"]
+    assert (plain["sensitivity"]["value"], plain["specificity"]["value"]) == (0.5, 1)
+    assert (called["sensitivity"]["value"], called["specificity"]["value"]) == (1, 0.5)
+    assert called["accuracy"]["value"] == plain["accuracy"]["value"] == 0.75
 
 
 def test_an_unknown_metric_names_the_nearest():
@@ -214,6 +339,7 @@ def test_scores_hold_every_metric_with_an_interval_around_the_value():
     frame = predictions_of([f"p{i}" for i in range(80)], truth, prediction, "sex", probabilities)
     scored = score(frame, {"sex": {"kind": "classification", "classes": ["f", "m"]}}, **SETTING)["sex"]
     assert scored["classes"] == ["f", "m"] and list(scored["metrics"]) == METRICS["classification"]
+    assert scored["metrics"].pop("calibration_error")["low"] is None
     assert all(one["low"] < one["value"] < one["high"] for one in scored["metrics"].values())
 
 
@@ -255,21 +381,3 @@ def test_the_size_of_blocks_changes_no_resample(monkeypatch):
 def test_an_interval_needs_half_of_its_resamples():
     assert percentile_interval(np.r_[np.full(6, np.nan), np.arange(4)], 0.95) == (None, None)
     assert percentile_interval(np.r_[np.full(4, np.nan), np.ones(6)], 0.95) == (1.0, 1.0)
-
-
-def coverage(scans_each):
-    """Share of 200 simulations whose 95 % interval holds the true error; a person's scans share their error."""
-    rng, truth, hits = np.random.default_rng(7), math.sqrt(2 / math.pi), 0
-    for _ in range(200):
-        error = np.repeat(rng.normal(size=60), scans_each)
-        persons = np.repeat([f"p{i}" for i in range(60)], scans_each)
-        frame = predictions_of(persons, np.zeros(len(error)), error)
-        interval = score(frame, {"age": {"kind": "regression"}}, resamples=300, confidence=0.95, seed=0)
-        interval = interval["age"]["metrics"]["mae"]
-        hits += interval["low"] <= truth <= interval["high"]
-    return hits / 200
-
-
-@pytest.mark.parametrize("scans_each", [1, 3])
-def test_the_interval_covers_the_truth_about_as_often_as_it_says(scans_each):
-    assert 0.90 <= coverage(scans_each) <= 0.98

@@ -11,7 +11,8 @@ from tlimb.architectures.resnet import ResNet
 from tlimb.data.series import SeriesDataModule
 from tlimb.demo.series import person_signals, write_hcp_series, write_series_cohort
 from tlimb.errors import InputError
-from tlimb.evaluation.predict import Bootstrap, evaluate
+from tlimb.evaluate_settings import Evaluate
+from tlimb.evaluation.predict import evaluate
 from tlimb.files import read_json
 from tlimb.preprocess.atlas import load_atlas
 from tlimb.preprocess.chunk import preprocess_chunk
@@ -207,7 +208,7 @@ def fine_tuned(folder, table, trial, encoders) -> tuple[dict, dict]:
     """model.json of a trial trained on the store in `folder`, and its scores by part."""
     pack_job(folder / "job", table, [trial])
     finetune(folder / "job", folder / "store", encoders, folder / "models", Settings(CPU))
-    evaluate(folder / "job", folder / "store", folder / "models", folder / "scores", Bootstrap(100), CPU)
+    evaluate(folder / "job", folder / "store", folder / "models", folder / "scores", Evaluate(bootstrap=100), CPU)
     own = folder / "scores" / trial["id"]
     parts = {part: read_json(own / f"scores-{part}.json") for part in ("validation", "test")}
     return read_json(folder / "models" / trial["id"] / "model.json"), parts

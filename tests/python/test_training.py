@@ -29,7 +29,8 @@ from tlimb.architectures.weights import read_weights
 from tlimb.config import Tuning
 from tlimb.data.targets import Target
 from tlimb.errors import InputError
-from tlimb.evaluation.predict import Bootstrap, evaluate
+from tlimb.evaluate_settings import Evaluate
+from tlimb.evaluation.predict import evaluate
 from tlimb.files import read_json
 from tlimb.scenarios.device import find_device
 from tlimb.scenarios.finetune import finetune
@@ -122,7 +123,7 @@ def test_direct_transfer_leaves_a_model_that_trained_for_no_epoch_and_scores_as_
     model = read_weights(tmp_path / "models" / trial["id"] / "model.safetensors")
     for name, tensor in read_weights(world.encoder / "encoder.safetensors").items():
         assert torch.equal(model[f"encoder.{name}"], tensor), name
-    evaluate(tmp_path / "job", world.store, tmp_path / "models", tmp_path / "scores", Bootstrap(100), CPU)
+    evaluate(tmp_path / "job", world.store, tmp_path / "models", tmp_path / "scores", Evaluate(bootstrap=100), CPU)
     history = pd.read_csv(tmp_path / "models" / trial["id"] / "history.csv")
     scores = read_json(tmp_path / "scores" / trial["id"] / "scores-validation.json")
     assert history["epoch"].tolist() == [0]
@@ -137,7 +138,7 @@ def test_a_model_tuned_by_an_adapter_is_evaluated_as_it_was_validated(world, tmp
     (about,) = train(world, tmp_path, [trial])
     check_json("model", about)
     assert about["parameters"]["trainable"] < about["parameters"]["total"], about["reason"]
-    evaluate(tmp_path / "job", world.store, tmp_path / "models", tmp_path / "scores", Bootstrap(100), CPU)
+    evaluate(tmp_path / "job", world.store, tmp_path / "models", tmp_path / "scores", Evaluate(bootstrap=100), CPU)
     history = pd.read_csv(tmp_path / "models" / trial["id"] / "history.csv")
     metrics = read_json(tmp_path / "scores" / trial["id"] / "scores-validation.json")["targets"]["diagnosis"]["metrics"]
     assert metrics["log_loss"]["value"] == pytest.approx(history["validation_loss"].min(), rel=1e-4)
@@ -293,7 +294,7 @@ def test_evaluation_sees_scans_as_validation_did(world, tmp_path):
     for about in train(world, tmp_path, trials, trusted=OWN):
         check_json("model", about)
         assert about["status"] == "ok", about["reason"]
-    evaluate(tmp_path / "job", world.store, tmp_path / "models", tmp_path / "scores", Bootstrap(100), CPU, OWN)
+    evaluate(tmp_path / "job", world.store, tmp_path / "models", tmp_path / "scores", Evaluate(bootstrap=100), CPU, OWN)
     found = []
     for trial in trials:
         history = pd.read_csv(tmp_path / "models" / trial["id"] / "history.csv")

@@ -3,6 +3,9 @@
 Reference: Efron B, Tibshirani RJ. An Introduction to the Bootstrap. Chapman & Hall, 1993, chapters 8 and 13.
 """
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
 from tlimb.seeds import seed_for
@@ -10,12 +13,21 @@ from tlimb.seeds import seed_for
 BLOCK = 4_000_000  # weights held at once
 
 
-def person_bootstrap(statistic, persons: int, *, resamples: int, seed: int) -> np.ndarray:
-    """The statistic on each of `resamples` samples of persons drawn with replacement, shape (resamples,).
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are computed: resamples of persons, confidence (0 to 1), seed."""
 
-    statistic: function of weights (b, persons), how often each person was drawn, that returns (b,) values, NaN where it
-    can't be computed. Equal `persons`, `resamples` and `seed` give equal weights, so that models scored on the same
-    people are compared in pairs.
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+
+
+def person_bootstrap(statistic, persons: int, *, resamples: int, seed: int) -> np.ndarray:
+    """The statistic on each of `resamples` samples of persons drawn with replacement, shape (resamples, ...).
+
+    statistic: function of weights (b, persons), how often each person was drawn, that returns (b, ...) values, NaN
+    where one can't be computed. Equal `persons`, `resamples` and `seed` give equal weights, so that models scored on
+    the same people are compared in pairs.
     """
     rng = np.random.default_rng(seed_for(seed, "bootstrap"))
     rows = max(1, BLOCK // max(persons, 1))
@@ -28,13 +40,41 @@ def person_bootstrap(statistic, persons: int, *, resamples: int, seed: int) -> n
     return np.concatenate(blocks) if blocks else np.empty(0)
 
 
-def percentile_interval(values: np.ndarray, confidence: float) -> tuple[float | None, float | None]:
-    """The central `confidence` (0 to 1) of bootstrap values; resamples that gave NaN are left out.
+def percentile_interval(
+    values: np.ndarray, confidence: float, persons: int | None = None
+) -> tuple[float | None, float | None]:
+    r"""The central `confidence` (0 to 1) of bootstrap values; resamples that gave NaN are left out.
 
-    (None, None) where fewer than half of the resamples gave a value.
+    persons: how many n were drawn from. Resamples spread too little by a factor sqrt((n - 1) / n), and percentiles know
+    nothing of Student's t, so that intervals of few persons are too narrow; with `persons` the tails are those of
+    Phi(-sqrt(n / (n - 1)) t_{n-1}), Hesterberg's expanded percentile interval. (None, None) where fewer than half of the
+    resamples gave a value.
+
+    Hesterberg (2015), "What teachers should know about the bootstrap", The American Statistician 69, 371-386.
     """
     finite = values[np.isfinite(values)]
     if len(finite) == 0 or 2 * len(finite) < len(values):
         return None, None
-    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
+    tail = (1 - confidence) / 2
+    if persons is not None and persons > 1:
+        tail = _expanded(tail, persons)
+    low, high = np.quantile(finite, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _expanded(tail: float, persons: int) -> float:
+    from scipy.special import ndtr, stdtrit
+
+    return float(ndtr(math.sqrt(persons / (persons - 1)) * stdtrit(persons - 1, tail)))
+
+
+def interval(values: np.ndarray, confidence: float, persons: int | None = None) -> tuple[float | None, float | None]:
+    """As `percentile_interval`, but none where all resamples give one value: that is no sign of certainty, but of
+    constant predictions, of a single person, or of no error in the sample."""
+    return (None, None) if is_single(values) else percentile_interval(values, confidence, persons)
+
+
+def is_single(values: np.ndarray) -> bool:
+    """Whether all resamples that could be computed gave one value, but for rounding."""
+    finite = values[np.isfinite(values)]
+    return len(finite) > 0 and np.ptp(finite) <= 1e-9 * max(1.0, float(np.abs(finite).max()))

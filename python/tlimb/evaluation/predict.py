@@ -1,6 +1,6 @@
 """Predictions and scores of saved models. Nothing here trains, so Lightning is not imported."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from tlimb.architectures.build import build_network
-from tlimb.architectures.forward import run
+from tlimb.architectures.forward import passed, run
 from tlimb.architectures.network import Network
 from tlimb.architectures.weights import load_weights, read_weights, select
 from tlimb.data.fingerprint import fingerprint_problems
@@ -18,7 +18,13 @@ from tlimb.data.normalise import build_normaliser
 from tlimb.data.targets import Target, read_targets
 from tlimb.data.view import View, build_module, build_view, may_stay_on_gpu
 from tlimb.errors import InputError
-from tlimb.evaluation.metrics import score
+from tlimb.evaluate_settings import Evaluate
+from tlimb.evaluation.bootstrap import Bootstrap
+from tlimb.evaluation.dropout import add_dropout, dropped_table
+from tlimb.evaluation.familiar import fit_familiar
+from tlimb.evaluation.fitted import failed, fit, with_called, write_fitted
+from tlimb.evaluation.scores import heading, scores
+from tlimb.evaluation.tables import prediction_table, unlabelled
 from tlimb.files import canonical_json, read_json, write_json, write_parquet
 from tlimb.store import Store
 
@@ -33,15 +39,6 @@ class Model:
     network: Network
     targets: list[Target]
     facts: dict
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """How intervals are computed: resamples of persons, confidence (0 to 1), seed."""
-
-    resamples: int = 1000
-    confidence: float = 0.95
-    seed: int = 0
 
 
 def read_model(folder, trusted=()) -> Model:
@@ -62,66 +59,22 @@ def read_model(folder, trusted=()) -> Model:
 def predict(
     network: Network, targets: Sequence[Target], rows: pd.DataFrame, view: View, device: torch.device
 ) -> pd.DataFrame:
-    """Predictions, as in predictions-<set>.parquet, for those rows (scan_id, person, labels) that have a label.
+    """Predictions for those rows (scan_id, person, labels) that have a label: predictions-<set>.parquet but for what
+    depends on validation.
 
     No label is told to a dataset or a hook: they see scans and persons, and targets that are missing.
     """
-    unlabelled = rows[["scan_id", "person"]].assign(**{target.name: np.nan for target in targets})
-    names = [target.name for target in targets]
-    outputs = run(network, names, view.dataset(unlabelled, targets), view, device)
-    tables = [_table(target, rows, outputs[target.name]) for target in targets]
-    return pd.concat(tables, ignore_index=True).sort_values(["target", "scan_id"], ignore_index=True)
+    dataset = view.dataset(unlabelled(rows, targets), targets)
+    outputs = run(network, [target.name for target in targets], dataset, view, device)
+    return prediction_table(targets, rows, {target.name: target.decode(outputs[target.name]) for target in targets})
 
 
-def _table(target: Target, rows: pd.DataFrame, outputs: np.ndarray) -> pd.DataFrame:
-    truth = target.truth(rows[target.name])
-    prediction, probabilities = target.decode(outputs)
-    seen = np.where(np.isnan(truth), np.nan, truth > 0) if target.kind == "survival" else np.full(len(rows), np.nan)
-    columns = {
-        "scan_id": rows["scan_id"].to_numpy(),
-        "person": rows["person"].to_numpy(),
-        "target": target.name,
-        "truth": np.abs(truth) if target.kind == "survival" else truth,
-        "prediction": prediction,
-        "truth_label": pd.Series(target.names(truth), dtype="str"),
-        "prediction_label": pd.Series(target.names(prediction), dtype="str"),
-        "probabilities": [None] * len(rows) if probabilities is None else list(probabilities),
-        "event": seen,
-    }
-    return pd.DataFrame(columns)[~np.isnan(truth)]
-
-
-def scores(predictions: pd.DataFrame, targets: Sequence[Target], part: str, bootstrap: Bootstrap) -> dict:
-    """What scores-<set>.json says of a finished model, but for its ids."""
-    facts = {target.name: {"kind": target.kind, "classes": list(target.classes)} for target in targets}
-    sampling = {"resamples": bootstrap.resamples, "confidence": bootstrap.confidence, "seed": bootstrap.seed}
-    return _heading(part, bootstrap) | {
-        "n": {"scans": predictions["scan_id"].nunique(), "persons": predictions["person"].nunique()},
-        "targets": score(predictions, facts, **sampling),
-    }
-
-
-def _heading(part: str, bootstrap: Bootstrap, reason: str = "") -> dict:
-    return {
-        "set": part,
-        "status": "failed" if reason else "ok",
-        "reason": reason,
-        "n": {"scans": 0, "persons": 0},
-        "bootstrap": {
-            "n": bootstrap.resamples,
-            "confidence": bootstrap.confidence,
-            "unit": "person",
-            "seed": bootstrap.seed,
-        },
-        "targets": {},
-    }
-
-
-def evaluate(job, store_folder, models, out, bootstrap: Bootstrap, device: torch.device, trusted=()) -> None:
+def evaluate(job, store_folder, models, out, settings: Evaluate, device: torch.device, trusted=()) -> None:
     """Predict and score validation, test and external parts for every trial of a pack, into out/<trial id>/.
 
-    job: the pack's folder; models: a folder with <trial id>/ folders. A failed trial gets scores that say so.
-    Raises InputError for a model that does not load whole or was trained on scans prepared otherwise.
+    job: the pack's folder; models: a folder with <trial id>/ folders. What is fitted after training is fitted on the
+    predictions of validation and written, as fitted.json, before any other part is predicted. A failed trial gets files
+    that say so. Raises InputError for a model that does not load whole or was trained on scans prepared otherwise.
     """
     facts = read_json(Path(job) / "job.json")
     rows = pd.concat([pd.read_parquet(Path(job) / name) for name in ("table-validation.parquet", "table-test.parquet")])
@@ -134,8 +87,7 @@ def evaluate(job, store_folder, models, out, bootstrap: Bootstrap, device: torch
         ids = {"id": trial["id"], "candidate": trial["candidate"]}
         about = read_json(saved / "model.json")
         if about["status"] != "ok":
-            for name in parts:
-                write_json(folder / f"scores-{name}.json", ids | _heading(name, bootstrap, about["reason"]))
+            _write_failed(folder, ids, parts, settings, about["reason"])
             continue
         problems = fingerprint_problems(f"model {trial['id']}", about, store)
         if problems:
@@ -144,11 +96,50 @@ def evaluate(job, store_folder, models, out, bootstrap: Bootstrap, device: torch
         if key != shown:
             view = None  # given back before the next set of images is read: each may fill the memory meant for one
             torch.cuda.empty_cache()
-            view, shown = _view(about, store, rows["scan_id"], device, trusted), key
-        for name, part in parts.items():
-            table = predict(model.network, model.targets, part, view, device)
-            write_parquet(folder / f"predictions-{name}.parquet", table)
-            write_json(folder / f"scores-{name}.json", ids | scores(table, model.targets, name, bootstrap))
+            view, shown = view_of(about, store, rows["scan_id"], device, trusted), key
+        _evaluate(model, view, parts, ids, folder, settings, device)
+
+
+def _write_failed(folder: Path, ids: dict, parts: Iterable[str], settings: Evaluate, reason: str) -> None:
+    write_fitted(folder, ids | failed(reason))
+    for name in parts:
+        write_json(folder / f"scores-{name}.json", ids | heading(name, _bootstrap(settings), reason))
+
+
+def _bootstrap(settings: Evaluate) -> Bootstrap:
+    return Bootstrap(settings.bootstrap, settings.confidence, settings.seed)
+
+
+def _evaluate(
+    model: Model, view: View, parts: dict, ids: dict, folder: Path, settings: Evaluate, device: torch.device
+) -> None:
+    """All parts {name: rows} of a finished model, validation first, into its folder."""
+    network, targets, fitted = model.network, model.targets, None
+    for name in sorted(parts, key=lambda part: (part != "validation", part)):
+        rows = parts[name]
+        dataset = view.dataset(unlabelled(rows, targets), targets)
+        features, outputs = passed(network, [target.name for target in targets], dataset, view, device)
+        decoded = {target.name: target.decode(outputs[target.name]) for target in targets}
+        table = prediction_table(targets, rows, decoded)
+        if fitted is None:
+            fitted = _fit(table, features, rows, targets, name, settings)
+            write_fitted(folder, ids | fitted)
+        table = with_called(table, fitted)
+        found = scores(table, targets, name, _bootstrap(settings), fitted)
+        if settings.dropout:
+            dropped = dropped_table(network, targets, rows, dataset, view, device, settings)
+            dropped = None if dropped is None else with_called(dropped, fitted)
+            add_dropout(found, dropped, settings.dropout, _bootstrap(settings))
+            table["dropout_sd"] = np.nan if dropped is None else dropped["dropout_sd"]
+        write_parquet(folder / f"predictions-{name}.parquet", table)
+        write_json(folder / f"scores-{name}.json", ids | found)
+
+
+def _fit(table, features, rows, targets, name: str, settings: Evaluate) -> dict:
+    """What validation says, nothing where the first part is another one."""
+    if name != "validation":
+        return fit(table.iloc[:0], targets, settings)
+    return fit(table, targets, settings) | {"features": fit_familiar(features, rows["person"].to_numpy(str))}
 
 
 def images_key(trial: dict) -> str:
@@ -157,7 +148,7 @@ def images_key(trial: dict) -> str:
     return canonical_json([data["module"], data["normalise"], trial["init"]])
 
 
-def _view(about: dict, store: Store, scan_ids: pd.Series, device: torch.device, trusted) -> View:
+def view_of(about: dict, store: Store, scan_ids: pd.Series, device: torch.device, trusted) -> View:
     """How a model's scans looked when it was trained, for these scans."""
     module = build_module(about["module"], trusted)
     normalise = build_normaliser(about["normalise"], trusted) if about["normalise"] else None

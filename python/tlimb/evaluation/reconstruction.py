@@ -77,4 +77,4 @@ def _interval(values: np.ndarray, persons: pd.Series, bootstrap: Bootstrap) -> t
         resamples=bootstrap.resamples,
         seed=bootstrap.seed,
     )
-    return percentile_interval(means, bootstrap.confidence)
+    return percentile_interval(means, bootstrap.confidence, len(names))

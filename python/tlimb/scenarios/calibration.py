@@ -5,21 +5,17 @@ Guo, Pleiss, Sun, Weinberger (2017), "On calibration of modern neural networks",
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from tlimb.architectures.forward import run
 from tlimb.architectures.network import Network
 from tlimb.data.targets import Target
 from tlimb.data.view import View
+from tlimb.evaluation.calibration import best_temperature
 from tlimb.labels import ONE_CLASS
 from tlimb.objectives.agreement import log_probabilities
-
-RANGE = (0.05, 20.0)
-"""Temperatures that are looked at."""
 
 
 def temperatures(
@@ -49,8 +45,7 @@ def temperature(target: Target, outputs: Tensor, label: Tensor) -> float:
         place = (torch.bucketize(place.double(), edges, right=True) - 1).clamp(0, target.bins.count - 1)
     place = place.long()[:, None]
 
-    def surprise(logarithm: float) -> float:
-        return float(-log_probabilities(target, outputs / np.exp(logarithm))[:, 0].gather(1, place).mean())
+    def surprise(divisor: float) -> float:
+        return float(-log_probabilities(target, outputs / divisor)[:, 0].gather(1, place).mean())
 
-    found = minimize_scalar(surprise, bounds=np.log(RANGE).tolist(), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
+    return best_temperature(surprise)

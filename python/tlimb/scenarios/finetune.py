@@ -8,7 +8,9 @@ from tlimb.architectures.weights import save_weights
 from tlimb.data.fingerprint import recipe_of
 from tlimb.errors import InputError
 from tlimb.evaluation.predict import images_key
+from tlimb.files import digest, read_json
 from tlimb.persons import person_digest
+from tlimb.scenarios.budget import STATE, Budget, require_own_states
 from tlimb.scenarios.job import (
     Job,
     Pretrained,
@@ -21,7 +23,7 @@ from tlimb.scenarios.job import (
 )
 from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.progress import TrainingFailed
-from tlimb.scenarios.results import Settings, carry_through, keep_for, outcome, write_history
+from tlimb.scenarios.results import Settings, carry_through, keep_for, learned_from, outcome, write_history
 from tlimb.scenarios.train import train
 from tlimb.search.scans import SECOND, TRAINING
 from tlimb.state import Kept
@@ -30,13 +32,21 @@ from tlimb.weights.statistics import statistics
 
 
 def finetune(
-    job_folder, store_folder, encoders_folder, out, settings: Settings, files: dict[str, Path] | None = None
+    job_folder,
+    store_folder,
+    encoders_folder,
+    out,
+    settings: Settings,
+    files: dict[str, Path] | None = None,
+    states: Path | None = None,
 ) -> None:
-    """Train every trial of a pack into out/<trial id>/.
+    """Train every trial of a pack, to its budget, into out/<trial id>/.
 
-    files: of weights and maps, path as the sweep writes it -> where it lies now. A trial that diverges or raises leaves
-    model.json with its reason and the pack goes on. Raises InputError, before anything is trained, for leaks, for
-    encoders made from scans prepared otherwise and for files that are not what they were.
+    files: of weights and maps, path as the sweep writes it -> where it lies now. states: a folder with what the rung
+    before left of trials that go on, <trial id>/ each. A trial that diverges or raises, or whose rung before did,
+    leaves model.json with its reason and the pack goes on. Raises InputError, before anything is trained, for leaks,
+    for encoders made from scans prepared otherwise, for states of other trials, rungs or data, and for files that are
+    not what they were.
     """
     job, files = read_job(job_folder), files or {}
     require_unchanged(job, files)
@@ -47,8 +57,26 @@ def finetune(
     _check(job, trials, starts, store)
     seen = job.rows[job.rows["role"].isin(["train", "validation", *SECOND])]
     source = Source(store, seen["scan_id"].tolist(), settings.device, settings.trusted)
-    for trial, encoder in zip(trials, starts):
-        _trial(trial, job, encoder, files, source, Path(out) / trial["id"], settings)
+    learned = [_learned(trial, job, store, encoder, files) for trial, encoder in zip(trials, starts)]
+    budgets = [_budget(trial, digest(data), states, out) for trial, data in zip(trials, learned)]
+    require_own_states(budgets)
+    for trial, encoder, data, budget in zip(trials, starts, learned, budgets):
+        kept = keep_for(trial["id"], trial["budget"], data, settings)
+        _trial(trial, job, encoder, files, source, Path(out) / trial["id"], kept, budget)
+
+
+def _learned(trial: dict, job: Job, store: Store, encoder: Pretrained | None, files: dict[str, Path]) -> dict:
+    start = start_digest(trial["spec"]["stages"][-1], encoder, files)
+    return learned_from(job.split(trial["split"]), job.facts, store, start)
+
+
+def _budget(trial: dict, data: str, states, out) -> Budget:
+    """How far a trial is trained now: to its last epoch, or to one after which another rung can follow."""
+    identity, continues = trial["id"], trial.get("continues")
+    before = Path(states).absolute() / identity if states is not None and continues is not None else None
+    paused = trial["budget"] < trial["spec"]["stages"][-1]["epochs"]
+    after = Path(out).absolute() / identity / STATE if paused else None
+    return Budget(identity, data, trial["budget"], continues, before, after)
 
 
 def _check(job: Job, trials: list[dict], starts: list[Pretrained | None], store: Store) -> None:
@@ -79,13 +107,12 @@ def _trial(
     files: dict[str, Path],
     source: Source,
     folder: Path,
-    settings: Settings,
+    kept: Kept,
+    budget: Budget,
 ) -> None:
     spec, rows = trial["spec"], job.split(trial["split"])
     stage, columns = spec["stages"][-1], job.facts["columns"]
-    run = StageRun(spec["architecture"], stage, spec["seed"], rows, job.labels, encoder, files, columns)
-    start = start_digest(run.stage, encoder, files)
-    kept = keep_for(trial["id"], rows, job.facts, run.stage, source.store, start, settings)
+    run = StageRun(spec["architecture"], stage, spec["seed"], rows, job.labels, encoder, files, columns, budget)
     about = _about(trial, rows, encoder, source.store) | {"licence": job.facts["licence"]}
     carry_through(folder, "model.json", about, kept, lambda: _train(run, source, kept, folder))
 
@@ -99,6 +126,12 @@ def _train(run: StageRun, source: Source, kept: Kept, folder: Path) -> dict:
     write_history(folder, progress)
     view = source.view(run.stage["data"], training.normalise)
     return outcome(training, progress, source.device) | {"statistics": statistics(run, view)}
+
+
+def _regions(store: Store) -> list[str] | None:
+    """The regions of the store's time series in their order, as shards that hold scans have them; None of images."""
+    headers = (read_json(store.folder / f"shard-{shard}.json") for shard in store.shards)
+    return next((header.get("regions") for header in headers if header["n"]), None)
 
 
 def _about(trial: dict, rows: pd.DataFrame, encoder: Pretrained | None, store: Store) -> dict:
@@ -117,6 +150,7 @@ def _about(trial: dict, rows: pd.DataFrame, encoder: Pretrained | None, store: S
         **{key: stage["data"][key] for key in ("module", "dataset", "hooks")},
         "fingerprint": store.fingerprint,
         "recipe": recipe_of(store),
+        "regions": _regions(store),
         "persons": sorted({*before, *map(person_digest, rows["person"])}),
         "monitor": stage["monitor"],
         "n": {role: int((rows["role"] == role).sum()) for role in ("train", "validation", "test", *SECOND)},

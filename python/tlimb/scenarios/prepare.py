@@ -25,6 +25,7 @@ from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json
 from tlimb.objectives.objective import Objective, build_objective
 from tlimb.objectives.term import Beginning
+from tlimb.scenarios.budget import Budget
 from tlimb.scenarios.fitted import is_fitted
 from tlimb.scenarios.job import Pretrained
 from tlimb.scenarios.scenario import Training, steps_an_epoch
@@ -100,7 +101,8 @@ class Source:
 @dataclass(frozen=True)
 class StageRun:
     """One stage to train: its spec, seed, scans (rows with role, times and labels), the encoder of tlimb that it starts
-    from, where files that the sweep names lie now, and kind and classes of the label columns that its terms look at."""
+    from, where files that the sweep names lie now, kind and classes of the label columns that its terms look at, and
+    how many of its epochs it is trained for now, if not all."""
 
     architecture: dict
     stage: dict
@@ -110,6 +112,7 @@ class StageRun:
     encoder: Pretrained | None = None
     files: dict[str, Path] = field(default_factory=dict)
     columns: dict = field(default_factory=dict)
+    budget: Budget | None = None
 
 
 def prepare(run: StageRun, source: Source) -> Training:
@@ -148,7 +151,7 @@ def prepare(run: StageRun, source: Source) -> Training:
     training = Training(
         stage, run.seed, network, objective, targets, parts[0], parts[1], shown, _order(run, train, source.trusted),
         tuner, normalise, start, featured, source.trusted, columns, unlabelled=parts[2],
-        again=(run, source),
+        again=(run, source), budget=run.budget,
     )  # fmt: skip
     objective.start(_beginning(training, encoder, start is not None), run.seed)
     return training

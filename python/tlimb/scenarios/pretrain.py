@@ -25,7 +25,7 @@ from tlimb.scenarios.job import (
 )
 from tlimb.scenarios.prepare import Source, StageRun, prepare
 from tlimb.scenarios.progress import TrainingFailed
-from tlimb.scenarios.results import Settings, carry_through, keep_for, outcome, write_history
+from tlimb.scenarios.results import Settings, carry_through, keep_for, learned_from, outcome, write_history
 from tlimb.scenarios.scenario import Training
 from tlimb.scenarios.train import train
 from tlimb.state import Kept
@@ -56,7 +56,8 @@ def pretrain(
         check_encoder(parent, store, rows, barred, f"pretraining {line['id']}")
     columns = job.facts.get("columns", {})
     run = StageRun(line["spec"]["architecture"], stage, line["seed"], rows, job.labels, parent, files, columns)
-    kept = keep_for(line["id"], rows, job.facts, run.stage, store, start_digest(stage, parent, files), settings)
+    data = learned_from(rows, job.facts, store, start_digest(stage, parent, files))
+    kept = keep_for(line["id"], stage["epochs"], data, settings)
     folder, source = Path(out) / line["id"], Source(store, rows["scan_id"].tolist(), settings.device, settings.trusted)
     about = _about(line, rows, parent, store) | {"licence": job.facts["licence"]}
     carry_through(folder, "encoder.json", about, kept, lambda: _train(line["id"], run, source, kept, folder))
@@ -73,6 +74,9 @@ def _train(identity: str, run: StageRun, source: Source, kept: Kept, folder: Pat
     tensors = training.network.weights()
     save_weights(folder / "encoder.safetensors", select(tensors, "encoder."))
     save_weights(folder / "heads.safetensors", select(tensors, "heads."))
+    own = training.objective.on_images.state_dict() if training.objective.on_images is not None else {}
+    if own:
+        save_weights(folder / "objective.safetensors", own)
     write_history(folder, progress)
     view, more = source.view(run.stage["data"], training.normalise), {}
     if training.targets:
@@ -114,5 +118,6 @@ def _about(line: dict, rows: pd.DataFrame, parent: Pretrained | None, store: Sto
         "recipe": recipe_of(store),
         "persons": sorted({*before, *map(person_digest, rows["person"])}),
         "monitor": line["spec"]["stage"]["monitor"],
+        "objective": line["spec"]["stage"]["objective"],
         "n": {role: int((rows["role"] == role).sum()) for role in ("train", "validation", "test")},
     }

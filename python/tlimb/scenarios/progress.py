@@ -67,6 +67,7 @@ class Progress:
     value, 0 where there is none yet; best: that value times the monitor's sign. reference: the value to exceed by more
     than min_delta for patience to be renewed; waited: epochs since it was. stopped: what ended it before the last
     epoch: "early_stopping", "max_hours" or "callback"; empty where nothing did.
+    resumed: epochs that tasks before this one trained.
     """
 
     history: list[dict] = field(default_factory=list)
@@ -75,6 +76,7 @@ class Progress:
     reference: float | None = None
     waited: int = 0
     stopped: str = ""
+    resumed: int = 0
 
     @property
     def epochs_run(self) -> int:
@@ -99,6 +101,11 @@ class Progress:
     def hours(self) -> float:
         """The time that all epochs so far took, those before an interruption among them."""
         return sum(row["seconds"] for row in self.history) / 3600
+
+    @property
+    def seconds_before(self) -> float:
+        """The time that epochs took in tasks before this one."""
+        return float(sum(row["seconds"] for row in self.history[: self.resumed]))
 
     def stops(self, early_stopping: dict | None) -> bool:
         """Whether patience has run out."""

@@ -36,26 +36,33 @@ class Settings:
     state_seconds: float = SECONDS
 
 
-def keep_for(
-    identity: str, rows: pd.DataFrame, facts: dict, stage: dict, store: Store, init: str, settings: Settings
-) -> Kept:
+def keep_for(identity: str, budget: int, data: dict, settings: Settings) -> Kept:
     """Where the state of one training is kept: under its id and all else that its numbers depend on.
+
+    budget: the epochs it is trained for. data: as `learned_from` gives it.
+    """
+    key = data | {
+        "budget": budget,
+        "code": [settings.code, *map(source_digest, settings.trusted)],
+        "torch": [torch.__version__, device_name(settings.device), torch.get_num_threads()],
+    }
+    return Kept(settings.state_dir, identity, key, settings.state_seconds)
+
+
+def learned_from(rows: pd.DataFrame, facts: dict, store: Store, init: str) -> dict:
+    """What a training learns from, as JSON values that are equal where it is.
 
     rows: the scans of its split with roles and labels; facts: of its job, where `labels` and `columns` say what labels
     mean; init: digest of the weights it starts from, or empty.
     """
     contents = store.index.set_index("scan_id")["digest"]
     table = rows.drop(columns=["split"]).assign(content=rows["scan_id"].map(contents))
-    key = {
-        "budget": stage["epochs"],
+    return {
         "store": store.fingerprint,
         "init": init,
         "labels": [facts["labels"], facts["columns"]],
-        "code": [settings.code, *map(source_digest, settings.trusted)],
         "table": digest(table.sort_values(["role", "scan_id"]).to_csv(index=False)),
-        "torch": [torch.__version__, device_name(settings.device), torch.get_num_threads()],
     }
-    return Kept(settings.state_dir, identity, key, settings.state_seconds)
 
 
 def carry_through(folder, name: str, about: dict, kept: Kept, train: Callable[[], dict]) -> None:
@@ -84,7 +91,8 @@ def carry_through(folder, name: str, about: dict, kept: Kept, train: Callable[[]
         write_json(folder / name, about | _left_by(error, folder))
         return
     print(f"{about['id']}: best epoch {found['best_epoch']} of {found['epochs_run']}")
-    about |= {"status": "ok", "reason": ""} | found | {"seconds": time.monotonic() - started}
+    about |= {"status": "ok", "reason": ""} | found
+    about["seconds"] += time.monotonic() - started
     write_text(folder / "model-card.md", model_card(about))
     write_json(folder / name, about)
     kept.keep(folder)
@@ -120,6 +128,7 @@ def outcome(training: Training, progress: Progress, device: torch.device) -> dic
         "epochs_run": progress.epochs_run,
         "stopped": progress.stopped or "epochs",
         "stopped_early": progress.stopped == "early_stopping",
+        "seconds": progress.seconds_before,
         "parameters": training.tuner.counts(),
         "made_with": {"tlimb": __version__, "torch": torch.__version__},
         "device": device_name(device),

@@ -28,6 +28,7 @@ from tlimb.errors import InputError, Problem
 from tlimb.objectives.objective import Objective
 from tlimb.objectives.term import Step
 from tlimb.scenarios.averaging import Average, measure_statistics
+from tlimb.scenarios.budget import Budget, furthest
 from tlimb.scenarios.device import deterministic
 from tlimb.scenarios.measures import Sums, validated
 from tlimb.scenarios.precision import check_precision, lowered
@@ -63,7 +64,7 @@ class Training:
     start: what was loaded, if anything. featured: the datasets hold the features of a frozen encoder in place of
     images. trusted: modules beyond the usual ones whose classes may be used. unlabelled: the second set of scans, with
     the same labels, of which those of targets are missing. again: the run and its source, from which other processes
-    prepare the same training.
+    prepare the same training. budget: how many of the stage's epochs are trained now; all where it is None.
     """
 
     stage: dict
@@ -83,6 +84,7 @@ class Training:
     columns: Sequence[Target] = ()
     unlabelled: Dataset | None = None
     again: object = None
+    budget: Budget | None = None
 
 
 def steps_an_epoch(training: Training) -> int:
@@ -99,10 +101,11 @@ def scenario_class(training: Training) -> Callable:
 
 
 def fit(training: Training, kept: Kept, device: torch.device) -> Progress:
-    """Train a stage to its end and leave the weights to keep in the network and the objective, on the CPU.
+    """Train a stage to its end, or its budget's, and leave the weights to keep in network and objective, on the CPU.
 
-    Goes on from the state that `kept` holds, if any, to the same numbers. Raises TrainingFailed where a loss is not
-    finite any more, InputError for a scenario or settings that cannot be, SystemExit (143) on SIGTERM.
+    Goes on from the state that `kept` or the budget holds, if any, to the same numbers. Raises TrainingFailed where a
+    loss is not finite any more or that state is lost, InputError for a scenario or settings that cannot be, SystemExit
+    (143) on SIGTERM.
     """
     best, progress = trained(training, kept, device)
     training.network.cpu().load_state_dict(best["network"])
@@ -117,11 +120,13 @@ def trained(training: Training, kept: Kept, device: torch.device) -> tuple[dict,
     scenario = scenario_class(training)(training, kept)
     scenario.begin()
     settings = training.stage["trainer"]
-    left = training.stage["epochs"] > len(scenario.progress.history) and not scenario.ended()
+    left = scenario.until > len(scenario.progress.history) and not scenario.ended()
     try:
         if left:
             with deterministic(settings["deterministic"]), lowered(scenario, settings["precision"], device):
                 _run(scenario, device)
+        elif training.budget is not None and scenario.rank == 0:
+            training.budget.leave(scenario.resumed)
     except TrainingFailed as error:
         error.history = scenario.progress.history
         raise
@@ -141,8 +146,6 @@ def _run(scenario: "Scenario", device: torch.device) -> None:
             trainer.fit(scenario, scenario.own_batches(), scenario.validation_batches())
         except SIGTERMException:
             raise SystemExit(TERMINATED) from None
-    if trainer.current_epoch < scenario.stage["epochs"] and not scenario.progress.stopped:
-        scenario.progress.stopped = "callback"
 
 
 class Scenario(lightning.LightningModule):
@@ -154,7 +157,7 @@ class Scenario(lightning.LightningModule):
 
     def __init__(self, training: Training, kept: Kept | None = None):
         super().__init__()
-        self.plan, self.kept = training, kept
+        self.plan, self.kept, self.budget = training, kept, training.budget
         self.network, self.objective, self.stage = training.network, training.objective, training.stage
         self.progress, self.best, self.resumed = Progress(), None, None
         self.rank, self.size = place()
@@ -167,13 +170,14 @@ class Scenario(lightning.LightningModule):
         self.monitor: Monitor = monitor_of(training.targets, self.stage["monitor"])
 
     def begin(self) -> None:
-        """Make ready for training: from the state that is kept, if there is one."""
+        """Make ready for training: from the state that is kept or handed on, if there is one."""
         self.callbacks = build_callbacks(self.stage, self.plan.trusted)
         average = self.stage["tuning"]["average"]
         self.average = None if average is None else Average(average, self.network)
-        self.resumed = self.kept.load() if self.kept is not None else None
+        self.resumed = furthest(self.kept, self.budget)
         if self.resumed is not None:
             self.progress, self.best = Progress(**self.resumed["progress"]), self.resumed["best"]
+            self.progress.resumed = len(self.progress.history)
             self.network.load_state_dict(self.resumed["network"])
             self.objective.load_state_dict(self.resumed["objective"])
             for callback, state in zip(self.callbacks, self.resumed["callbacks"], strict=True):
@@ -210,6 +214,11 @@ class Scenario(lightning.LightningModule):
     def epoch(self) -> int:
         """The epoch that is being trained, from 1."""
         return len(self.progress.history) + 1
+
+    @property
+    def until(self) -> int:
+        """The epoch after which training ends or pauses."""
+        return self.stage["epochs"] if self.budget is None else min(self.budget.epochs, self.stage["epochs"])
 
     def configure_optimizers(self):
         """The stage's optimiser, over all that ever trains; its scheduler is stepped at the end of each epoch."""
@@ -355,7 +364,7 @@ class Scenario(lightning.LightningModule):
         self.log_dict({name: float(value) for name, value in self.row.items() if name != "epoch"})
 
     def on_train_epoch_end(self) -> None:
-        """Record the epoch, keep its weights, step the scheduler, stop where patience or time runs out."""
+        """Record the epoch, keep its weights, step the scheduler, stop where patience, time or the budget runs out."""
         row = self.row
         lost = {name: row[name] for name in ("train_loss", "validation_loss") if not math.isfinite(row[name])}
         if lost:
@@ -367,11 +376,14 @@ class Scenario(lightning.LightningModule):
         if self.average is not None:
             self.average.swap_out()
         self._step_scheduler(row)
-        if self.ended():
+        told = self.trainer.should_stop and len(self.progress.history) < self.stage["epochs"]
+        if not self.ended() and told:
+            self.progress.stopped = "callback"
+        if self.progress.stopped or len(self.progress.history) >= self.until:
             self.trainer.should_stop = True
 
     def ended(self) -> bool:
-        """Whether patience or time has run out, which the progress then says."""
+        """Whether patience or time has run out, which the progress then says, or a callback ended it."""
         hours = self.stage["trainer"]["max_hours"]
         if self.progress.stops(self.stage["early_stopping"]):
             self.progress.stopped = "early_stopping"

@@ -62,7 +62,8 @@ def build_callbacks(stage: dict, trusted=()) -> list[lightning.Callback]:
 
 
 class Saving(lightning.Callback):
-    """Writes the state of training between two epochs, before any other callback sees the next one."""
+    """Writes the state of training between two epochs, before any other callback sees the next one, and the one to go
+    on from where a budget is used up."""
 
     def __init__(self):
         self._first = True
@@ -74,6 +75,13 @@ class Saving(lightning.Callback):
             if trainer.is_global_zero:
                 scenario.kept.save(state)
         self._first = False
+
+    def on_train_end(self, trainer, scenario) -> None:
+        """Leave the state for the next rung, before any other callback changes what was trained."""
+        if scenario.budget is not None and scenario.budget.after is not None:
+            state = scenario.state()
+            if trainer.is_global_zero:
+                scenario.budget.leave(state)
 
 
 class AtOnce(lightning.Callback):

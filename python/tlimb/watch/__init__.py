@@ -1,0 +1,1 @@
+"""How far a run is: in the terminal, and as a page that each round rewrites."""
