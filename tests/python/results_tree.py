@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 
 from tlimb.config import Objective, Split, Stage
+from tlimb.data.targets import Target
+from tlimb.evaluate_settings import Evaluate
+from tlimb.evaluation.fitted import failed, fit, with_called, write_fitted
 from tlimb.evaluation.metrics import score
 from tlimb.files import digest, write_csv, write_json, write_jsonl, write_parquet, write_text
 from tlimb.search.space import candidate_of
@@ -20,17 +23,26 @@ CHANCE = np.random.default_rng  # each part of the tree draws from a generator o
 
 
 def write_results_tree(
-    root: Path, *, skill: dict = SKILL, seeds: int = 3, persons: int = 120, failing: bool = True, split: dict | None = None
+    root: Path,
+    *,
+    skill: dict = SKILL,
+    seeds: int = 3,
+    persons: int = 120,
+    failing: bool = True,
+    split: dict | None = None,
+    rates: tuple[float, ...] = (0.001, 0.01),
+    sizes: tuple[int, ...] = (),
 ) -> dict:
     """Write sweep.json, cohort.json, search/, store/, encoders/, models/ and scores/ under `root`.
 
-    Strategies scratch, frozen, full with two learning rates and L2-SP on and off; where `failing`, one trial diverges,
+    Strategies scratch, frozen, full with learning rates `rates`, L2-SP on and off; where `failing`, one trial diverges,
     one pretraining fails and two scans are unreadable. `split` changes the split's settings, for folds or replicates.
+    `sizes` are values of `split.n` that the space holds; larger ones do better.
     `persons` are those on test: in a holdout a third as many validate, in folds everybody is tested once.
     Returns the arguments of `tlimb.ranking.results.read_results`.
     """
     split = Split(**SPLIT | (split or {})).model_dump()
-    sweep = _sweep(seeds, split)
+    sweep = _sweep(seeds, split, rates, sizes)
     write_json(root / "sweep.json", sweep)
     write_json(root / "cohort.json", _cohort(persons))
     _write_store(root / "store" / "default", persons, failing)
@@ -40,7 +52,7 @@ def write_results_tree(
     broken = pretrainings[-1]["id"] if failing else None
     for line in pretrainings:
         _write_encoder(root / "encoders" / line["id"], line, failed=line["id"] == broken)
-    wild = next(trial["id"] for trial in trials if _lr(trial) == 0.01 and trial["init"])
+    wild = next(trial["id"] for trial in trials if _lr(trial) == rates[-1] and trial["init"])
     for trial in trials:
         reason = "the pretraining that it starts from failed: loss became NaN in epoch 3" * (trial["init"] == broken)
         reason = "training diverged: loss became NaN in epoch 4" if failing and trial["id"] == wild else reason
@@ -67,12 +79,14 @@ def _stage(name: str, target: str, cohort: str, epochs: int, lr: float, **more) 
 SPLIT = {"validation": 0.167, "test": 0.5, "stratify": ["diagnosis"]}
 
 
-def _sweep(seeds: int, split: dict) -> dict:
+def _sweep(seeds: int, split: dict, rates: tuple[float, ...], sizes: tuple[int, ...]) -> dict:
     space = {
-        "stages.*.optimizer.init_args.lr": [0.001, 0.01],
+        "stages.*.optimizer.init_args.lr": list(rates),
         "stages.finetune.strategy": ["scratch", "frozen", "full"],
         "stages.finetune.objective.auxiliary": [[], [L2SP]],
     }
+    if sizes:
+        space["split.n"] = list(sizes)
     return {
         "input": "cohorts.csv",
         "outdir": "results",
@@ -107,12 +121,14 @@ def _cohort(persons: int) -> dict:
 def _search(sweep: dict) -> tuple[list[dict], list[dict]]:
     trials, pretrainings = {}, {}
     starts = [("scratch", []), ("frozen", []), ("full", []), ("full", [L2SP])]
-    for seed, lr, (strategy, auxiliary) in product(sweep["search"]["seeds"], (0.001, 0.01), starts):
+    rates = sweep["search"]["space"]["stages.*.optimizer.init_args.lr"]
+    for seed, lr, (strategy, auxiliary) in product(sweep["search"]["seeds"], rates, starts):
         init = "" if strategy == "scratch" else _add_pretraining(pretrainings, sweep, seed, lr)
         last = _stage("finetune", "diagnosis", "clinic", 20, lr, strategy=strategy)
         last["objective"] = Objective(auxiliary=auxiliary).model_dump()
         first = [pretrainings[init]["spec"]["stage"]] if init else []
-        for split in resolved(sweep["split"]):
+        splits = [sweep["split"] | {"n": n} for n in sweep["search"]["space"].get("split.n", [sweep["split"]["n"]])]
+        for split in (part for one in splits for part in resolved(one)):
             spec = {"architecture": sweep["architecture"], "seed": seed, "split": split, "stages": [*first, last]}
             facts = {"candidate": candidate_of(spec), "round": 1, "split": digest(split), "init": init, "budget": 20}
             trial = {"id": digest(spec)} | facts | {"spec": spec}
@@ -244,12 +260,16 @@ def _write_model(folder: Path, trial: dict, reason: str, persons: int) -> None:
 
 
 def _write_scores(folder: Path, trial: dict, reason: str, persons: int, skill: dict) -> None:
+    fitted = failed(reason)
     for name in ("validation", "test"):
         facts = {"id": trial["id"], "candidate": trial["candidate"], "set": name}
         if reason:
             write_json(folder / f"scores-{name}.json", facts | {"status": "failed", "reason": reason})
             continue
         frame = predictions(trial, name, persons, skill)
+        if name == "validation":
+            fitted = fit(frame, [Target("diagnosis", "classification", tuple(CLASSES))], Evaluate())
+        frame = with_called(frame, fitted)
         targets = {"diagnosis": {"kind": "classification", "classes": CLASSES}}
         scored = score(frame, targets, resamples=100, confidence=0.95, seed=0)
         counts = {"scans": len(frame), "persons": len(frame)}
@@ -257,6 +277,7 @@ def _write_scores(folder: Path, trial: dict, reason: str, persons: int, skill: d
         sampling = {"n": 100, "confidence": 0.95, "unit": "person", "seed": 0}
         write_json(folder / f"scores-{name}.json", facts | {"bootstrap": sampling})
         write_parquet(folder / f"predictions-{name}.parquet", frame)
+    write_fitted(folder, {"id": trial["id"], "candidate": trial["candidate"]} | fitted)
 
 
 def _people(split: dict, name: str, persons: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -281,7 +302,9 @@ def predictions(trial: dict, name: str, persons: int, skill: dict) -> pd.DataFra
     number, truth, difficulty = _people(split, name, persons)
     part = [split[key] for key in PART if split[key]]
     own = CHANCE([seed, len(name), int(trial["candidate"][:6], 16), *part])
-    distance = skill[last["strategy"]] + 0.15 * bool(last["objective"]["auxiliary"]) - 0.2 * (_lr(trial) == 0.01)
+    distance = skill[last["strategy"]] + 0.15 * bool(last["objective"]["auxiliary"])
+    distance -= 0.2 * max(0, np.log10(_lr(trial) / 0.001))
+    distance *= 1 - 2 / np.sqrt(split["n"]) if split["n"] else 1
     logit = distance * (truth - 0.5) + 0.8 * difficulty + 0.6 * own.normal(size=len(number))
     case = 1 / (1 + np.exp(-2 * logit))
     said = (case > 0.5).astype(int)

@@ -143,6 +143,8 @@ def test_rows_and_document_hold_what_the_contract_says(ranking):
     assert all(list(row) == COLUMNS for row in ranking.rows())
     assert set(ranking.document()) == {
         "metric", "direction", "target", "answer", "best", "candidates", "comparisons", "failures", "nested", "oracle", "notes",
+        "ties", "indistinguishable", "gap", "friedman", "cost", "groups", "calibration", "conformal", "age_bias", "ensembles",
+        "transferability", "learning_curves",
     }  # fmt: skip
     assert set(ranking.candidates[0]) == {*COLUMNS, "spec"}
     assert "seed" not in ranking.candidates[0]["spec"]
@@ -338,7 +340,8 @@ def test_the_comparison_with_scratch_is_over_the_seeds_that_both_finished(rankin
 
 def row_of(candidate, strategy, test, rank_):
     values = {"validation_mean": 0.8, "test_mean": test, "test_low": test - 0.05, "test_high": test + 0.05}
-    facts = {"candidate": candidate, "name": strategy, "strategy": strategy, "rank": rank_, "failed": 0}
+    facts = {"candidate": candidate, "name": strategy, "strategy": strategy, "rank": rank_, "failed": 0, "selected": "x"}
+    facts |= {"budget": 9, "epochs": 9, "spec": {"stages": [{"data": {"source": None}}]}}
     return facts | values | {"trials": [{}] * 5}
 
 
@@ -512,7 +515,8 @@ def test_replicates_are_trials_of_one_candidate_and_n_tells_candidates_apart(tmp
     tree = write_results_tree(tmp_path, seeds=1, persons=24, split={"n": 10, "replicates": 3}, failing=False)
     ranking = rank(read_results(**tree))
     assert all([one["replicate"] for one in row["trials"]] == [0, 1, 2] for row in ranking.candidates)
-    assert len(ranking.candidates) == 8 and ranking.notes == []
+    assert len(ranking.candidates) == 8
+    assert ranking.notes[0].startswith("Every trial that finished has one seed") and len(ranking.notes) == 1
 
 
 def test_trials_are_named_by_what_tells_them_apart():

@@ -1,5 +1,7 @@
 """What the ranking says, in words that claim no more than the intervals allow."""
 
+from collections.abc import Sequence
+
 from tlimb.evaluation.metrics import DIRECTIONS
 from tlimb.ranking.compare import Measure
 
@@ -23,60 +25,78 @@ WORDS = {
     "subset_accuracy": "share of scans with every class right",
     "hamming_loss": "share of classes said wrongly",
     "c_index": "concordance",
+    "icc": "intraclass correlation",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "calibration_error": "calibration error",
 }
 
 
-def answer(candidates: list[dict], comparisons: list[dict], measure: Measure, target: str, n_persons: int) -> str:
-    """The ranking in one sentence: the best candidate, its metric on test, what transfer gains, the gap to validation.
+def answer(
+    candidates: list[dict],
+    comparisons: list[dict],
+    measure: Measure,
+    target: str,
+    n_persons: int,
+    *,
+    alike: dict | None = None,
+    ties: Sequence[str] = (),
+) -> str:
+    """The ranking in two sentences: the best candidate on test with what transfer gains; what the choice rests on.
 
-    candidates, comparisons: as in ranking.json. n_persons: on test.
+    candidates, comparisons, ties: as in ranking.json, alike its `indistinguishable`. n_persons: on test.
     """
     best = candidates[0]
     if best["validation_mean"] is None:
         reason = next(trial["reason"] for trial in best["trials"])
-        return f"No candidate finished a trial, so nothing can be ranked; the first reason was: {reason}."
+        return f"No candidate finished a trial, so nothing can be ranked. The first reason was: {reason}."
     digits = decimals(best["test_low"], best["test_high"])
-    promised = f"{WORDS[measure.metric]} {best['validation_mean']:.{digits}f} on validation"
+    name = best["name"] + _trained(best)
     if best["test_mean"] is None:
-        return f"Best for {target} is {best['name']} ({promised}), but it has no test scores."
-    return (
-        f"Best for {target} is {best['name']}: {WORDS[measure.metric]} {best['test_mean']:.{digits}f} on "
-        f"{n_persons} test persons ({measure.confidence * 100:g}% interval {_range(best, 'test_', digits)}, "
-        f"mean of {_trials(best)}){_versus(candidates, comparisons, measure, digits)}; on validation, "
-        f"where it was chosen, it had {best['validation_mean']:.{digits}f}."
-    )
-
-
-def cautions(
-    candidates: list[dict], nested: dict | None, measure: Measure, tested: int, reused: int
-) -> tuple[list[str], list[str]]:
-    """Sentences that the answer needs besides, and notes for the reader, where folds share their people.
-
-    nested: as in ranking.json. tested: persons on test; reused: those of them whom the choice among candidates looked
-    at too, as validation persons of other trials.
-    """
-    said, notes = [], []
-    compared = sum(row["validation_mean"] is not None for row in candidates)
-    if reused and compared > 1 and candidates[0]["test_mean"] is not None:
-        said.append("Its test persons also took part in that choice, in other folds, so its test figure is optimistic.")
-        way_out = "the nested estimate repeats the choice inside each outer fold and is the figure to report"
-        if nested is None:
-            way_out = "the split scheme 'nested' repeats the choice inside each outer fold"
-        notes.append(
-            f"{reused} of {tested} test persons are validation persons in other folds, where the best of {compared} "
-            f"candidates was chosen: its test figure is optimistic, the more so the more were compared; {way_out}."
+        first = f"Best for {target} is {name}, by validation alone: it has no test scores."
+    else:
+        first = (
+            f"Best for {target} is {name}: {WORDS[measure.metric]} {best['test_mean']:.{digits}f} on {n_persons} test "
+            f"persons ({measure.confidence * 100:g}% interval {range_text(best, 'test_', digits)}, "
+            f"mean of {_trials(best)}){_versus(candidates, comparisons, measure, digits)}."
         )
-    if nested is not None and nested["value"] is not None:
-        digits = decimals(nested["low"], nested["high"])
-        said.append(
-            f"Choosing anew inside each of {len(nested['folds'])} outer folds gives {WORDS[measure.metric]} "
-            f"{nested['value']:.{digits}f} ({measure.confidence * 100:g}% interval {_range(nested, '', digits)})."
-        )
-    if nested is not None and any(one["test"] is None for one in nested["folds"]):
-        lacking = sum(one["test"] is None for one in nested["folds"])
-        some = f"{lacking} of {len(nested['folds'])} outer folds have no test score"
-        notes.append(f"{some} and are left out of the nested estimate.")
-    return said, notes
+    return f"{first} {_choice(candidates, alike, ties, digits)}"
+
+
+def _choice(candidates: list[dict], alike: dict | None, ties: Sequence[str], digits: int) -> str:
+    """What the choice of the best rests on: its figure on validation, ties, and who can't be told apart from it."""
+    best, tried = candidates[0], sum(row["validation_mean"] is not None for row in candidates)
+    among = f"chosen among {tried} candidates" if tried > 1 else "measured while it trained"
+    text = f"On validation{_people(best)}, where it was {among}, it had {best['validation_mean']:.{digits}f}"
+    if ties:
+        names = {row["candidate"]: row["name"] for row in candidates}
+        named = names[ties[0]] if len(ties) == 1 else f"{len(ties)} others"
+        text += f", exactly as {named} had: of equals the one with fewer parameters, then of lower id, stands first"
+    if alike and alike["compared"] > 1:
+        text += ("; " if ties else ", and ") + _who_is_alike(alike, tried)
+    return text + "."
+
+
+def _who_is_alike(alike: dict, tried: int) -> str:
+    found, others = len(alike["candidates"]), alike["compared"] - 1
+    among = "" if alike["compared"] == tried else f" of the {others} next" if others > 1 else " of the one next"
+    if alike["reason"]:
+        return f"the others can't be compared with it there: {alike['reason']}"
+    if not found:
+        return f"it is told apart from {f'all{among}' if among else 'all others'} there"
+    if found == others > 1:
+        return f"none{among or ' of the others'} can be told apart from it there"
+    return f"{found} other{'s' if found > 1 else ''}{among} can't be told apart from it there"
+
+
+def _people(best: dict) -> str:
+    """Whose validation it was, where that is not the people of the test set: adapted without labels of the target."""
+    source = best["spec"]["stages"][-1]["data"].get("source")
+    return f" on people of the source ({', '.join(source['cohort'])})" if source else ""
+
+
+def _trained(best: dict) -> str:
+    return "" if best["budget"] == best["epochs"] else f" (after {best['budget']} of {best['epochs']} epochs)"
 
 
 def rival(candidates: list[dict], comparisons: list[dict]) -> tuple[dict, dict] | None:
@@ -113,10 +133,10 @@ def decimals(low: float | None, high: float | None) -> int:
 def _versus(candidates: list[dict], comparisons: list[dict], measure: Measure, digits: int) -> str:
     found = rival(candidates, comparisons)
     if not found:
-        return ", with nothing from scratch to compare with" if not is_scratch(candidates[0]) else ""
+        return _alone(candidates)
     comparison, other = found
     difference = f"{abs(comparison['difference']):.{digits}f}"
-    interval = f"interval {_range(comparison, '', digits)}"
+    interval = f"interval {range_text(comparison, '', digits)}"
     name = "training from scratch" if is_scratch(other) else other["name"]
     said = verdict(comparison, measure.metric)
     if said == "can't be told apart":
@@ -125,7 +145,19 @@ def _versus(candidates: list[dict], comparisons: list[dict], measure: Measure, d
     return f", {difference} {said} than {name} ({interval} of the difference)"
 
 
-def _range(values: dict, prefix: str, digits: int) -> str:
+def _alone(candidates: list[dict]) -> str:
+    """Why the best is compared with nothing."""
+    others = [row for row in candidates[1:] if row["selected"]]
+    lacking = [row for row in others if row["test_mean"] is None]
+    if lacking:
+        return f", with nothing to compare with: {lacking[0]['name']} has no test scores"
+    if others:
+        return f", with nothing to compare with: {others[0]['name']} shares no seed, fold and test person with it"
+    return ", with nothing from scratch to compare with" if not is_scratch(candidates[0]) else ""
+
+
+def range_text(values: dict, prefix: str, digits: int) -> str:
+    """`<prefix>low` to `<prefix>high` of values with so many decimals, or `unknown`."""
     low, high = values[f"{prefix}low"], values[f"{prefix}high"]
     return "unknown" if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
 

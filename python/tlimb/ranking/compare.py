@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
-from tlimb.evaluation.metrics import metric, prediction_arrays, weighted_metric
+from tlimb.evaluation.bootstrap import interval, percentile_interval, person_bootstrap
+from tlimb.evaluation.metrics import WITHOUT_INTERVAL, metric, prediction_arrays, weighted_metric
+from tlimb.ranking.multiplicity import bootstrap_p
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def grouped_mean(groups: list[list[pd.DataFrame]], measure: Measure) -> dict:
     """As `mean_with_interval`, of the mean over groups of the mean over the trials of each, which all have some."""
     tables = [table for group in groups for table in group]
     persons = _persons(tables)
-    columns = [prediction_arrays(table, measure.kind) for table in tables]
+    columns = [prediction_arrays(table, measure.kind, measure.metric) for table in tables]
     ends = np.cumsum([len(group) for group in groups])[:-1]
     value = float(np.mean([mean_metric(group, measure) for group in groups])) if groups else np.nan
     if not np.isfinite(value):
@@ -54,22 +55,22 @@ def grouped_mean(groups: list[list[pd.DataFrame]], measure: Measure) -> dict:
 
 def mean_metric(tables: list[pd.DataFrame], measure: Measure) -> float:
     """The metric averaged over trials, NaN where it can't be computed. tables: one prediction table a trial."""
-    values = [metric(measure.metric, *prediction_arrays(table, measure.kind)) for table in tables]
+    values = [metric(measure.metric, *prediction_arrays(table, measure.kind, measure.metric)) for table in tables]
     return float(np.mean(values)) if values else np.nan
 
 
 def paired_difference(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], measure: Measure) -> dict | None:
-    """{"difference", "low", "high", "n_persons", "trials"} of first minus second, averaged over pairs of trials.
+    """{"difference", "low", "high", "p", "n_persons", "trials"} of first minus second, averaged over pairs of trials.
 
     pairs: prediction tables of two trials of one seed, fold and replicate; only scans that both predicted count. None
     where there is no such scan or the metric can't be computed.
     """
-    shared = [_shared_scans(one, two) for one, two in pairs]
+    shared = [shared_scans(one, two) for one, two in pairs]
     shared = [(one, two) for one, two in shared if len(one)]
     if not shared:
         return None
     tables = [list(side) for side in zip(*shared, strict=True)]
-    columns = [[prediction_arrays(table, measure.kind) for table in side] for side in tables]
+    columns = [[prediction_arrays(table, measure.kind, measure.metric) for table in side] for side in tables]
     difference = np.mean([metric(measure.metric, *one) - metric(measure.metric, *two) for one, two in zip(*columns)])
     if not np.isfinite(difference):
         return None
@@ -79,15 +80,43 @@ def paired_difference(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], measure: M
         first, second = (_each_metric(tables[side], columns[side], persons, weights, measure) for side in (0, 1))
         return _mean_of_known(first - second)
 
-    low, high = _interval(statistic, persons, measure)
-    return {"difference": float(difference), "low": low, "high": high, "n_persons": len(persons), "trials": len(shared)}
+    found = {"difference": float(difference), "low": None, "high": None, "p": None}
+    if measure.metric not in WITHOUT_INTERVAL:
+        values = person_bootstrap(statistic, len(persons), resamples=measure.resamples, seed=measure.seed)
+        found["low"], found["high"] = percentile_interval(values, measure.confidence, len(persons))
+        found["p"] = bootstrap_p(values, len(persons))
+    return found | {"n_persons": len(persons), "trials": len(shared)}
+
+
+def bootstrap_means(groups: list[list[pd.DataFrame]], measure: Measure) -> tuple[np.ndarray, np.ndarray, int]:
+    """The mean of the metric over the trials of each of k candidates, (k,), and of the same resampled persons (b, k);
+    how many persons there are.
+
+    groups: a list of prediction tables for each candidate. NaN where it can't be computed, and everywhere in the second
+    of a metric whose bootstrap is not sound.
+    """
+    tables = [table for group in groups for table in group]
+    persons = _persons(tables)
+    columns = [prediction_arrays(table, measure.kind, measure.metric) for table in tables]
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+
+    def statistic(weights):
+        values = _each_metric(tables, columns, persons, weights, measure)
+        return np.stack([_mean_of_known(part) for part in np.split(values, ends)], axis=1)
+
+    values = np.array([mean_metric(group, measure) for group in groups])
+    if measure.metric in WITHOUT_INTERVAL:
+        return values, np.full((measure.resamples, len(groups)), np.nan), len(persons)
+    drawn = person_bootstrap(statistic, len(persons), resamples=measure.resamples, seed=measure.seed)
+    return values, drawn, len(persons)
 
 
 def _persons(tables: list[pd.DataFrame]) -> np.ndarray:
     return np.unique(np.concatenate([table["person"].to_numpy(str) for table in tables])) if tables else np.array([])
 
 
-def _shared_scans(one: pd.DataFrame, two: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def shared_scans(one: pd.DataFrame, two: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both prediction tables, only of the scans that stand in both, in the same order."""
     common = sorted(set(one["scan_id"]) & set(two["scan_id"]))
     return one.set_index("scan_id").loc[common].reset_index(), two.set_index("scan_id").loc[common].reset_index()
 
@@ -106,5 +135,7 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
 
 
 def _interval(statistic, persons: np.ndarray, measure: Measure) -> tuple[float | None, float | None]:
+    if measure.metric in WITHOUT_INTERVAL:
+        return None, None
     values = person_bootstrap(statistic, len(persons), resamples=measure.resamples, seed=measure.seed)
-    return percentile_interval(values, measure.confidence)
+    return interval(values, measure.confidence, len(persons))

@@ -13,6 +13,7 @@ import statistics
 from tlimb.evaluation.metrics import DIRECTIONS
 from tlimb.ranking.compare import Measure, grouped_mean, mean_metric
 from tlimb.ranking.results import Results
+from tlimb.ranking.selection import preference
 
 
 def nested_estimate(results: Results, candidates: list[dict], target: str, measure: Measure) -> dict | None:
@@ -50,10 +51,3 @@ def _chosen(candidates: list[dict], repeat: int, fold: int, direction: str) -> t
             found.append((key, row, trials))
     _, row, trials = min(found, key=lambda one: one[0], default=(None, None, []))
     return row, trials
-
-
-def preference(mean: float | None, failed: int, row: dict, direction: str) -> tuple:
-    """A key that sorts candidates, the best first: finished, without failed trials, by mean, smaller, by lower id."""
-    sign = -1 if direction == "max" else 1
-    size = row["parameters"] if row["parameters"] is not None else float("inf")
-    return (mean is None, failed > 0, 0 if mean is None else sign * round(mean, 12), size, row["candidate"])

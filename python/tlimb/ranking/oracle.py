@@ -4,8 +4,8 @@ import statistics
 
 from tlimb.evaluation.metrics import DIRECTIONS
 from tlimb.ranking.compare import Measure, mean_with_interval
-from tlimb.ranking.nested import preference
 from tlimb.ranking.results import Results
+from tlimb.ranking.selection import preference, value_of
 
 APART = "external-target-validation"
 """Scores on people of the target domain who take part in nothing."""
@@ -21,8 +21,7 @@ def oracle_choice(results: Results, candidates: list[dict], target: str, measure
     found = []
     for row in candidates:
         finished = [one for one in row["trials"] if one["status"] == "ok"]
-        scores = [results.scores(one["id"], APART) for one in finished]
-        values = [_value(score, target, measure.metric) for score in scores if score and score["status"] == "ok"]
+        values = [value_of(results.scores(one["id"], APART), target, measure.metric) for one in finished]
         values = [value for value in values if value is not None]
         if values:
             mean = statistics.fmean(values)
@@ -34,7 +33,3 @@ def oracle_choice(results: Results, candidates: list[dict], target: str, measure
     test = mean_with_interval(list(results.tables(row["trials"], "test", target).values()), measure)
     facts = {"candidate": row["candidate"], "name": row["name"], "target_validation": mean}
     return facts | {f"test_{name}": test[name] for name in ("mean", "low", "high")}
-
-
-def _value(scores: dict, target: str, metric: str) -> float | None:
-    return (scores["targets"].get(target, {}).get("metrics", {}).get(metric) or {}).get("value")

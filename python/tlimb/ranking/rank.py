@@ -1,24 +1,35 @@
 """Selection on validation, then test scores of what was selected and nothing else."""
 
 import statistics
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 
-from tlimb.errors import InputError, Problem, nearest
-from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS, METRICS
-from tlimb.ranking.answer import answer, cautions
-from tlimb.ranking.compare import Measure, mean_with_interval, paired_difference
-from tlimb.ranking.names import candidate_names, strategy_of
-from tlimb.ranking.nested import nested_estimate, preference
+import numpy as np
+
+from tlimb.evaluation.metrics import DIRECTIONS
+from tlimb.ranking.age_bias import age_biases
+from tlimb.ranking.answer import answer
+from tlimb.ranking.calibrations import calibrations, coverages
+from tlimb.ranking.cautions import cautions, persons_of
+from tlimb.ranking.compare import Measure, mean_with_interval
+from tlimb.ranking.comparisons import compare_on_test
+from tlimb.ranking.ensembles import ensembles
+from tlimb.ranking.failures import failures
+from tlimb.ranking.friedman import LEAST, friedman_of
+from tlimb.ranking.gap import gap_of, optimism
+from tlimb.ranking.groups import group_scores
+from tlimb.ranking.learning_curves import learning_curves
+from tlimb.ranking.nested import nested_estimate
 from tlimb.ranking.oracle import oracle_choice
-from tlimb.ranking.results import KEY, Results, key_of
-from tlimb.ranking.starts import published_notes
-from tlimb.registry import class_name
-from tlimb.splits import candidate_spec
+from tlimb.ranking.pareto import cost, mark_pareto
+from tlimb.ranking.results import Results, key_of
+from tlimb.ranking.selection import ranked_candidates, ranked_measure, select, tied, value_of
+from tlimb.ranking.told_apart import compare_on_validation
+from tlimb.ranking.transferability import transferability
 
 COLUMNS = (
     "rank, candidate, name, strategy, architecture, trials, failed, metric, validation_mean, validation_sd, "
-    "validation_low, validation_high, selected, test_mean, test_low, test_high, parameters, trainable, seconds"
+    "validation_low, validation_high, selected, test_mean, test_low, test_high, parameters, trainable, seconds, "
+    "pretraining_seconds, budget, epochs, interval, told_apart, p, pareto"
 ).split(", ")
 
 
@@ -26,9 +37,11 @@ COLUMNS = (
 class Ranking:
     """ranking.json as an object: candidates (best on validation first), comparisons, failures and the answer.
 
-    nested: the estimate with the selection repeated in each outer fold, null in other schemes. oracle: what a choice on
-    labels of the target domain would give, null where nothing is adapted. notes: what a reader of
-    the figures must know.
+    ties: candidates with the very score of the best. indistinguishable: those that can't be told apart from it on
+    validation. gap: of the best, between validation and test. nested: the estimate with the selection repeated in each
+    outer fold, null in other schemes. oracle: what a choice on labels of the target domain would give, null where
+    nothing is adapted. friedman: the selected over test and external cohorts. notes: what a reader of the figures must
+    know. Shapes stand at the top of the modules that make them.
     """
 
     metric: str
@@ -42,6 +55,18 @@ class Ranking:
     nested: dict | None = None
     oracle: dict | None = None
     notes: list[str] = field(default_factory=list)
+    ties: list[str] = field(default_factory=list)
+    indistinguishable: dict | None = None
+    gap: dict | None = None
+    friedman: dict | None = None
+    cost: dict | None = None
+    groups: list[dict] = field(default_factory=list)
+    calibration: list[dict] = field(default_factory=list)
+    conformal: list[dict] = field(default_factory=list)
+    age_bias: list[dict] = field(default_factory=list)
+    ensembles: list[dict] = field(default_factory=list)
+    transferability: dict | None = None
+    learning_curves: dict | None = None
 
     def document(self) -> dict:
         """The content of ranking.json."""
@@ -61,187 +86,88 @@ class Ranking:
 def rank(results: Results) -> Ranking:
     """Rank the candidates of a finished search.
 
-    Candidates are ordered by the mean of the search's metric on validation over their finished trials; ties go to fewer
-    parameters, then to the lower id. Test scores are read for the best and for the first of every other strategy only.
-    Raises InputError for a metric that the target can't have, or files that are missing.
+    Candidates are ordered as `ranked_candidates` says, by validation. Test scores are read for the best and for the
+    first of every other strategy only. Raises InputError for a metric that the target can't have, or files that are
+    missing.
     """
     target, measure = ranked_measure(results)
-    candidates = _ordered(_candidates(results, target, measure), DIRECTIONS[measure.metric])
-    selected = _select(candidates)
-    validation = {row["candidate"]: results.tables(row["trials"], "validation", target) for row in candidates}
-    for row in candidates:
-        interval = mean_with_interval(list(validation[row["candidate"]].values()), measure)
-        row["validation_low"], row["validation_high"] = interval["low"], interval["high"]
+    candidates = ranked_candidates(results, target, measure)
+    selected = select(candidates)
+    alike = compare_on_validation(results, candidates, target, measure)
+    mark_pareto(results, candidates, DIRECTIONS[measure.metric])
     test = {row["candidate"]: results.tables(row["trials"], "test", target) for row in selected}
     for row in selected:
         _add_test_scores(results, row, test[row["candidate"]], target, measure)
-    comparisons = _comparisons(selected, test, measure)
-    best = selected[0]["candidate"] if selected else None
-    tested, chosen_on = _persons(test.get(best, {})), _persons(validation.get(best, {}))
-    nested = nested_estimate(results, candidates, target, measure)
-    said, notes = cautions(candidates, nested, measure, len(tested), len(tested & chosen_on))
     return Ranking(
         metric=measure.metric,
         direction=DIRECTIONS[measure.metric],
         target=target,
-        answer=" ".join([answer(candidates, comparisons, measure, target, len(tested)), *said]),
-        best=best,
+        best=selected[0]["candidate"] if selected else None,
         candidates=candidates,
-        comparisons=comparisons,
-        failures=_failures(results, candidates),
-        nested=nested,
-        oracle=oracle_choice(results, candidates, target, measure),
-        notes=notes + published_notes([*results.models.values(), *results.encoders.values()]),
+        indistinguishable=alike,
+        failures=failures(results, candidates),
+        cost=cost(results),
+        **_told(results, candidates, selected, alike, test, target, measure),
+        **_of_the_selected(results, candidates, selected, target, measure),
     )
 
 
-def _persons(tables: dict) -> set[str]:
-    return {person for table in tables.values() for person in table["person"]}
+def _told(
+    results: Results, candidates: list, selected: list, alike: dict | None, test: dict, target: str, measure: Measure
+) -> dict:
+    """The answer with what it rests on: comparisons, ties, the gap to validation, the nested estimate, notes."""
+    direction = DIRECTIONS[measure.metric]
+    comparisons = compare_on_test(results, selected, test, measure)
+    nested = nested_estimate(results, candidates, target, measure)
+    ties = [row["candidate"] for row in tied(candidates, direction)]
+    gap = gap_of(selected[0], direction) if selected else None
+    said, notes = cautions(results, candidates, test, nested, target, measure)
+    tested = len(persons_of(test[selected[0]["candidate"]])) if selected else 0
+    told = answer(candidates, comparisons, measure, target, tested, alike=alike, ties=ties)
+    text = " ".join([told, *optimism(gap, candidates, measure), *said])
+    return {"answer": text, "comparisons": comparisons, "ties": ties, "gap": gap, "nested": nested, "notes": notes}
 
 
-def ranked_measure(results: Results) -> tuple[str, Measure]:
-    """The target of the last stage (the first where there are several), and how candidates are measured on it."""
-    target = results.trials[0]["spec"]["stages"][-1]["targets"][0]
-    if target not in results.cohort["labels"]:
-        known = nearest(target, results.cohort["labels"])
-        raise InputError([Problem("cohort.json: labels", f"no label '{target}', the target of the last stage", known)])
-    kind = results.cohort["labels"][target]["kind"]
-    metric = results.sweep.get("search", {}).get("metric") or DEFAULT[kind]
-    if metric not in METRICS[kind]:
-        message = f"'{metric}' is no metric of {kind}, the kind of '{target}'"
-        raise InputError([Problem("search.metric", message, nearest(metric, METRICS[kind]))])
-    settings = results.sweep.get("evaluate", {})
-    return target, Measure(
-        metric, kind, settings.get("bootstrap", 1000), settings.get("confidence", 0.95), settings.get("seed", 0)
-    )
-
-
-def _candidates(results: Results, target: str, measure: Measure) -> list[dict]:
-    grouped: dict[str, list[dict]] = {}
-    for trial in results.trials:
-        grouped.setdefault(trial["candidate"], []).append(trial)
-    names = candidate_names({candidate: trials[0] for candidate, trials in grouped.items()})
-    return [
-        _candidate(results, candidate, names[candidate], trials, target, measure.metric)
-        for candidate, trials in grouped.items()
-    ]
-
-
-def _candidate(results: Results, candidate: str, name: str, trials: list[dict], target: str, metric: str) -> dict:
-    outcomes = [_outcome(results, trial, target, metric) for trial in trials]
-    outcomes.sort(key=lambda outcome: [-1 if value is None else value for value in key_of(outcome)])
-    values = [outcome["validation"] for outcome in outcomes if outcome["status"] == "ok"]
-    models = [results.models[trial["id"]] for trial in trials if trial["id"] in results.models]
-    sizes = [model["parameters"] for model in models if model.get("parameters")]
-    seconds = [model["seconds"] for model in models if model.get("seconds") is not None]
+def _of_the_selected(results: Results, candidates: list, selected: list, target: str, measure: Measure) -> dict:
+    """What else is told of the selected candidates, and learning curves, which select for themselves."""
     return {
-        "rank": 0,
-        "candidate": candidate,
-        "name": name,
-        "strategy": strategy_of(trials[0]),
-        "architecture": class_name(trials[0]["spec"]["architecture"]),
-        "trials": outcomes,
-        "failed": len(outcomes) - len(values),
-        "metric": metric,
-        "validation_mean": statistics.fmean(values) if values else None,
-        "validation_sd": statistics.stdev(values) if len(values) > 1 else None,
-        "validation_low": None,
-        "validation_high": None,
-        "selected": "",
-        "test_mean": None,
-        "test_low": None,
-        "test_high": None,
-        "parameters": sizes[0]["total"] if sizes else None,
-        "trainable": sizes[0]["trainable"] if sizes else None,
-        "seconds": sum(seconds) if seconds else None,
-        "spec": candidate_spec(trials[0]["spec"]),
+        "oracle": oracle_choice(results, candidates, target, measure),
+        "friedman": _over_datasets(results, selected, target, measure),
+        "groups": group_scores(results, selected, target, measure),
+        "calibration": calibrations(results, selected, target, measure),
+        "conformal": coverages(results, selected, target, measure),
+        "age_bias": age_biases(results, selected, target, measure),
+        "ensembles": ensembles(results, selected, target, measure),
+        "transferability": transferability(results, selected, target, measure),
+        "learning_curves": learning_curves(results, candidates, target, measure),
     }
-
-
-def _outcome(results: Results, trial: dict, target: str, metric: str) -> dict:
-    """A trial as it stands in ranking.json; one without a validation score counts as failed."""
-    model, scores = results.models.get(trial["id"]), results.scores(trial["id"], "validation")
-    value, reason = None, ""
-    if model is None:
-        reason = "no result was written"
-    elif model["status"] != "ok":
-        reason = model["reason"]
-    elif scores is None:
-        reason = "no validation scores were written"
-    elif scores["status"] != "ok":
-        reason = scores["reason"]
-    else:
-        value = _value(scores, target, metric)
-        reason = "" if value is not None else f"{metric} can't be computed on validation"
-    status = "ok" if value is not None else "failed"
-    return {
-        "id": trial["id"],
-        **{name: trial["spec"]["seed"] if name == "seed" else trial["spec"]["split"][name] for name in KEY},
-        "status": status,
-        "reason": reason,
-        "validation": value,
-        "test": None,
-    }
-
-
-def _value(scores: dict, target: str, metric: str) -> float | None:
-    return (scores["targets"][target]["metrics"].get(metric) or {}).get("value")
-
-
-def _ordered(candidates: list[dict], direction: str) -> list[dict]:
-    def key(row):
-        return preference(row["validation_mean"], row["failed"], row, direction)
-
-    ordered = sorted(candidates, key=key)
-    for place, row in enumerate(ordered, start=1):
-        row["rank"] = place
-    return ordered
-
-
-def _select(candidates: list[dict]) -> list[dict]:
-    """Mark the best candidate and the first of each other strategy; those without a finished trial never count."""
-    selected: dict[str, dict] = {}
-    for row in candidates:
-        if row["validation_mean"] is not None and row["strategy"] not in selected:
-            row["selected"] = f"best of {row['strategy']}" if selected else "best"
-            selected[row["strategy"]] = row
-    return list(selected.values())
 
 
 def _add_test_scores(results: Results, row: dict, tables: dict, target: str, measure: Measure) -> None:
     for trial in row["trials"]:
         if key_of(trial) in tables:
-            trial["test"] = _value(results.scores(trial["id"], "test"), target, measure.metric)
+            trial["test"] = value_of(results.scores(trial["id"], "test"), target, measure.metric)
     interval = mean_with_interval(list(tables.values()), measure)
     row["test_mean"], row["test_low"], row["test_high"] = interval["mean"], interval["low"], interval["high"]
 
 
-def _comparisons(selected: list[dict], test: dict[str, dict], measure: Measure) -> list[dict]:
-    """Best minus each other selected candidate on test, over the seeds, folds and replicates that both finished."""
-    comparisons = []
-    for other in selected[1:]:
-        one, two = test[selected[0]["candidate"]], test[other["candidate"]]
-        found = paired_difference([(one[key], two[key]) for key in one if key in two], measure)
-        if found:
-            ids = {"a": selected[0]["candidate"], "b": other["candidate"]}
-            comparisons.append(ids | {"set": "test"} | found)
-    return comparisons
+def _over_datasets(results: Results, selected: list[dict], target: str, measure: Measure) -> dict | None:
+    """Friedman's test of the selected over the test set and every external cohort that all of them have scores on."""
+    external = [f"external-{one['cohort']}" for one in results.sweep.get("evaluate", {}).get("external", [])]
+    rows = {}
+    for name in ["test", *external]:
+        values = [_mean_on(results, row, name, target, measure.metric) for row in selected]
+        if None not in values:
+            rows[name] = values
+    if min(len(rows), len(selected)) < LEAST:
+        return None
+    candidates = [(row["candidate"], row["name"]) for row in selected]
+    table = np.array(list(rows.values()), float)
+    return friedman_of(candidates, list(rows), table, DIRECTIONS[measure.metric], 1 - measure.confidence)
 
 
-def _failures(results: Results, candidates: list[dict]) -> dict[str, list[dict]]:
-    trials = [
-        {"id": trial["id"], "candidate": row["candidate"], "name": row["name"]}
-        | {name: trial[name] for name in (*KEY, "reason")}
-        for row in candidates
-        for trial in row["trials"]
-        if trial["status"] != "ok"
-    ]
-    dependants = Counter(trial["init"] for trial in results.trials)
-    pretrainings = []
-    for line in results.pretrainings:
-        encoder = results.encoders.get(line["id"], {"status": "failed", "reason": "no result was written"})
-        if encoder["status"] != "ok":
-            facts = {"id": line["id"], "stage": line["stage"], "seed": line["seed"], "reason": encoder["reason"]}
-            pretrainings.append(facts | {"trials": dependants[line["id"]]})
-    scans = results.scans[results.scans["status"] != "ok"][["scan_id", "recipe", "reason"]]
-    return {"trials": trials, "pretrainings": pretrainings, "scans": scans.to_dict("records")}
+def _mean_on(results: Results, row: dict, name: str, target: str, metric: str) -> float | None:
+    finished = [one["id"] for one in row["trials"] if one["status"] == "ok"]
+    values = [value_of(results.scores(trial, name), target, metric) for trial in finished]
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None

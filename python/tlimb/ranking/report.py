@@ -5,23 +5,25 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import tlimb
-from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS, METRICS
-from tlimb.files import digest
 from tlimb.ranking import quality
-from tlimb.ranking.answer import WORDS, decimals, is_scratch, rival, verdict
-from tlimb.ranking.compare import Measure, mean_with_interval
-from tlimb.ranking.effects import marginal_means
-from tlimb.ranking.figures import axis, curves
+from tlimb.ranking.answer import WORDS
 from tlimb.ranking.montages import pictures
-from tlimb.ranking.names import pretraining_names, trial_name
-from tlimb.ranking.rank import Ranking, ranked_measure
+from tlimb.ranking.names import trial_name
+from tlimb.ranking.rank import Ranking
 from tlimb.ranking.results import Results
+from tlimb.ranking.sections import headline, people, sizes, training
+from tlimb.ranking.sections.cost import cost
+from tlimb.ranking.sections.live import packed_plotly
+from tlimb.ranking.sections.looks import looks
+from tlimb.ranking.sections.search import progress, settings
+from tlimb.ranking.selection import ranked_measure
 
-SHOWN = {"candidates": 40, "figure": 16, "panels": 12, "pretrainings": 40, "pictures": 12, "listed": 15, "failures": 40}
-"""How many rows of each kind the page shows before it points to the files."""
+SHOWN = {"candidates": 1000, "first": 40, "panels": 12, "pretrainings": 40, "pictures": 12, "listed": 15}
+SHOWN |= {"failures": 40}
+"""How many rows of each kind the page shows before it points to the files; `first` before a button shows the others."""
 
 PACKAGES = (
     "torch, lightning, monai, SimpleITK, nibabel, nilearn, numpy, scipy, pandas, scikit-learn, pyarrow, pydantic"
@@ -32,46 +34,76 @@ def render(
     results: Results,
     ranking: Ranking,
     *,
-    template: str,
+    template: Path,
     command: str,
     montages: Path | None = None,
     sites: dict[str, str] | None = None,
 ) -> str:
     """The page as HTML text, everything in it escaped.
 
-    template: Jinja source.  command: the exact command of the run.  montages: folder of pictures of scans, as
-    `tlimb.ranking.montages` reads it.  sites: scan_id -> site, where sites are known.
+    template: folder of the page's Jinja sources, report.html.j2 and what it includes.  command: the exact command of
+    the run.  montages: folder of pictures of scans, as `tlimb.ranking.montages` reads it.  sites: scan_id -> site,
+    where sites are known.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"num": number, "signed": signed, "duration": duration, "trial_name": trial_name}
-    measure, groups = ranked_measure(results)[1], _pretraining_groups(results)
-    context = {
-        "ranking": ranking,
+    loader = FileSystemLoader(template)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"num": number, "signed": signed, "duration": duration, "many": many, "brief": brief_text}
+    environment.filters |= {"trial_name": trial_name, "p_value": p_value}
+    page = {"ranking": ranking, "words": WORDS, "shown": SHOWN, "live": [], "packed_plotly": packed_plotly}
+    page |= _sections(results, ranking) | _data(results, ranking, montages, sites) | _origin(results, command)
+    return environment.get_template("report.html.j2").render(page)
+
+
+def _sections(results: Results, ranking: Ranking) -> dict:
+    """What the templates draw of scores and trainings, a key a part; null where there is nothing to show."""
+    measure, groups = ranked_measure(results)[1], training.pretraining_groups(results)
+    word = WORDS[ranking.metric]
+    return {
         "measure": measure,
-        "words": WORDS,
-        "digits": _digits(ranking),
-        "shown": SHOWN,
-        "facts": _facts(ranking),
-        "dots": _dots(results, ranking),
-        "comparisons": _comparisons(ranking),
-        "classes": _classes(results, ranking),
-        "every_metric": _every_metric(results, ranking, measure),
-        "external": _external(results, ranking, measure),
-        "model_curves": _model_curves(results, ranking),
-        "pretrainings": _pretrainings(groups, results),
-        "encoder_curves": _encoder_curves(groups, results),
-        "effects": _effects(results, ranking),
+        "word": word,
+        "digits": headline.digits(ranking),
+        "facts": headline.facts(ranking),
+        "budgets": len({row.get("budget") for row in ranking.candidates}) > 1,
+        "filters": headline.filters(ranking),
+        "dots": headline.dots(results, ranking),
+        "comparisons": headline.comparisons(ranking),
+        "friedman": headline.friedman(ranking),
+        "second_classes": headline.second_classes(results),
+        "every_metric": headline.every_metric(results, ranking, measure),
+        "external": headline.external(results, ranking, measure),
+        "groups": people.groups(ranking),
+        "calibration": people.calibration(ranking),
+        **{key: people.named_sets(ranking, key) for key in ("conformal", "age_bias", "ensembles")},
+        "learning": sizes.learning_curves(ranking, word),
+        "transfer": sizes.transferability(ranking),
+        "progress": progress(results, ranking, word),
+        "cost": cost(ranking, word),
+        "looks": looks(results, ranking),
+        "settings": settings(results, ranking),
+        "model_curves": training.model_curves(results, ranking),
+        "pretrainings": training.pretrainings(groups, results),
+        "encoder_curves": training.encoder_curves(groups, results, SHOWN["panels"]),
+        "n_encoder_groups": len(groups),
+    }
+
+
+def _data(results: Results, ranking: Ranking, montages: Path | None, sites: dict[str, str] | None) -> dict:
+    """What the templates show of scans, cohorts and splits."""
+    return {
         "splits": _splits(results, ranking),
         "cohort": results.cohort,
-        "stores": results.stores,
         "quality": quality.summary(results.scans),
         "quality_groups": quality.by_group(results.scans, sites),
         "look": _to_look_at(results, montages),
-        "versions": versions(),
-        "command": command.strip(),
-        "sweep": json.dumps(results.sweep, indent=2, ensure_ascii=False),
     }
-    return environment.from_string(template).render(context)
+
+
+def _origin(results: Results, command: str) -> dict:
+    """What it takes to repeat the run."""
+    sweep = json.dumps(results.sweep, indent=2, ensure_ascii=False)
+    return {"stores": results.stores, "versions": versions(), "command": command.strip(), "sweep": sweep}
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -93,6 +125,26 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def p_value(value: float | None) -> str:
+    """A p value with two significant digits, `< 0.001` below that."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.{2 if value >= 0.095 else 3 if value >= 0.0095 else 4}f}"
+
+
+def many(count: int) -> str:
+    """A count of parameters as `11.2 million`, `1.03 thousand` or `850`."""
+    for size, word in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if count >= size:
+            return f"{count / size:.3g} {word}"
+    return str(count)
+
+
+def brief_text(value: float | None) -> str:
+    """A number for sorting by, nothing where there is none."""
+    return "" if value is None else f"{value:.6g}"
+
+
 def versions() -> list[tuple[str, str]]:
     """(name, version) of tlimb, Python and the packages that do the work, without importing them."""
     found = [("tlimb", tlimb.__version__), ("Python", platform.python_version())]
@@ -112,161 +164,6 @@ def _to_look_at(results: Results, montages: Path | None) -> dict:
         row["picture"] = shown.get((row["recipe"], row["scan_id"]))
     pictured, rest = [row for row in rows if row["picture"]], [row for row in rows if not row["picture"]]
     return {"n": len(rows), "pictured": pictured, "listed": rest[: SHOWN["listed"]]}
-
-
-def _digits(ranking: Ranking) -> int:
-    best = ranking.candidates[0]
-    return decimals(best["test_low"], best["test_high"])
-
-
-def _facts(ranking: Ranking) -> dict:
-    """The figures under the answer: best and rival candidates, their comparison, counts of trials."""
-    found = rival(ranking.candidates, ranking.comparisons)
-    total = sum(len(row["trials"]) for row in ranking.candidates)
-    facts = {"total": total, "failed": sum(row["failed"] for row in ranking.candidates), "best": ranking.candidates[0]}
-    facts |= {"rival": None, "comparison": None, "verdict": "", "scratch": False}
-    if found:
-        comparison, other = found
-        facts |= {"rival": other, "comparison": comparison, "scratch": is_scratch(other)}
-        facts["verdict"] = verdict(comparison, ranking.metric)
-    return facts
-
-
-def _dots(results: Results, ranking: Ranking) -> dict | None:
-    """The dot-and-interval figure: the first candidates and all selected ones, on one scale."""
-    rows = [row for row in ranking.candidates if row["validation_mean"] is not None]
-    rows = [row for place, row in enumerate(rows) if place < SHOWN["figure"] or row["selected"]]
-    chance = _chance(results, ranking)
-    names = ("validation_low", "validation_high", "validation_mean", "test_low", "test_high", "test_mean")
-    values = [row[name] for row in rows for name in names] + [chance]
-    values += [trial[name] for row in rows for trial in row["trials"] for name in ("validation", "test")]
-    return {"rows": rows, "axis": axis(values), "chance": chance} if rows else None
-
-
-def _chance(results: Results, ranking: Ranking) -> float | None:
-    classes = len(_classes(results, ranking))
-    known = {"balanced_accuracy": 1 / classes if classes else None, "auroc": 0.5, "mcc": 0.0, "r": 0.0, "r2": 0.0}
-    return known.get(ranking.metric)
-
-
-def _classes(results: Results, ranking: Ranking) -> list[str]:
-    """The classes that the trials tell apart, which may be fewer than the samplesheet has; none in a regression."""
-    scored = (results.scores(trial["id"], "validation") for trial in results.trials)
-    targets = [scores["targets"][ranking.target] for scores in scored if scores and scores.get("status") == "ok"]
-    return targets[0]["classes"] if targets else []
-
-
-def _comparisons(ranking: Ranking) -> dict | None:
-    names = {row["candidate"]: row for row in ranking.candidates}
-    rows = [
-        one | {"name": names[one["b"]]["name"], "strategy": names[one["b"]]["strategy"]}
-        | {"verdict": verdict(one, ranking.metric)}
-        for one in ranking.comparisons
-    ]
-    values = [row[name] for row in rows for name in ("difference", "low", "high")]
-    return {"rows": rows, "axis": axis([*values, 0.0])} if rows else None
-
-
-def _every_metric(results: Results, ranking: Ranking, measure: Measure) -> list[dict]:
-    """Every metric of every target of the selected candidates on test, averaged over trials."""
-    rows = []
-    for target in results.trials[0]["spec"]["stages"][-1]["targets"]:
-        kind = results.cohort["labels"][target]["kind"]
-        for metric in METRICS[kind]:
-            own = Measure(metric, kind, measure.resamples, measure.confidence, measure.seed)
-            tables = [_scored_tables(results, row, "test", target) for row in ranking.selected()]
-            cells = [mean_with_interval(found, own) for found in tables]
-            digits = decimals(cells[0]["low"], cells[0]["high"]) if cells else 2
-            facts = {"target": target, "metric": WORDS[metric], "direction": DIRECTIONS[metric]}
-            rows.append(facts | {"cells": cells, "digits": digits})
-    return rows
-
-
-def _external(results: Results, ranking: Ranking, measure: Measure) -> list[dict]:
-    """The ranked metric of the selected candidates on cohorts that were only ever tested on."""
-    rows = []
-    adapted = ["source"] if ranking.oracle else []
-    for cohort in [*(one["cohort"] for one in results.sweep.get("evaluate", {}).get("external", [])), *adapted]:
-        name = f"external-{cohort}"
-        tables = [_scored_tables(results, row, name, ranking.target) for row in ranking.selected()]
-        rows.append({"cohort": cohort, "cells": [mean_with_interval(found, measure) for found in tables]})
-    return rows
-
-
-def _scored_tables(results: Results, row: dict, name: str, target: str) -> list:
-    finished = [trial["id"] for trial in row["trials"] if trial["status"] == "ok"]
-    scored = [key for key in finished if (results.scores(key, name) or {}).get("status") == "ok"]
-    return [results.predictions(key, name, target) for key in scored]
-
-
-def _model_curves(results: Results, ranking: Ranking) -> list[dict]:
-    panels = []
-    for row in ranking.selected():
-        histories = {trial_name(trial): results.model_history(trial["id"]) for trial in row["trials"]}
-        panels.append(_panel(row["name"], histories))
-    return [panel for panel in panels if panel]
-
-
-def _pretraining_groups(results: Results) -> dict[str, list[dict]]:
-    """Name -> lines of pretrainings that differ in nothing but their seed and what they start from."""
-    grouped: dict[str, list[dict]] = {}
-    for line in results.pretrainings:
-        key = digest([line["spec"]["architecture"], line["spec"]["stage"]])
-        grouped.setdefault(key, []).append(line)
-    names = pretraining_names({key: lines[0] for key, lines in grouped.items()})
-    return {names[key]: lines for key, lines in grouped.items()}
-
-
-def _encoder_curves(groups: dict[str, list[dict]], results: Results) -> list[dict]:
-    panels = []
-    for name, lines in groups.items():
-        runs = {f"seed {line['seed']}, {line['id'][:6]}": results.encoder_history(line["id"]) for line in lines}
-        panels.append(_panel(name, runs))
-    return [panel for panel in panels if panel]
-
-
-def _panel(title: str, histories: dict) -> dict | None:
-    found = curves({run: history for run, history in histories.items() if history is not None})
-    return found and found | {"title": title, "runs": len(found["lines"]) // 2}
-
-
-def _pretrainings(groups: dict[str, list[dict]], results: Results) -> list[dict]:
-    """One row a pretraining, with the default metric of each of its targets on its own held-out part."""
-    rows = []
-    for name, line in [(name, line) for name, lines in groups.items() for line in lines]:
-        encoder = results.encoders.get(line["id"], {"status": "failed"})
-        row = {"id": line["id"], "name": name, "seed": line["seed"], "status": encoder["status"]}
-        row |= {"scores": [], "persons": None}
-        row |= {key: encoder.get(key) for key in ("best_epoch", "epochs_run", "seconds")}
-        scores = results.pretraining_scores(line["id"]) if encoder["status"] == "ok" else None
-        if scores and scores["status"] == "ok":
-            row["persons"] = scores["n"]["persons"]
-            row["scores"] = [_headline(target, facts) for target, facts in scores["targets"].items()]
-            row["scores"] += _losses(scores.get("loss", {}))
-        rows.append(row)
-    return rows
-
-
-def _headline(target: str, facts: dict) -> dict:
-    metric = DEFAULT[facts["kind"]]
-    found = facts["metrics"].get(metric) or {"value": None, "low": None, "high": None}
-    return found | {"target": target, "metric": WORDS[metric], "digits": decimals(found["low"], found["high"])}
-
-
-def _losses(losses: dict) -> list[dict]:
-    """What a stage without targets minimises, on its held-out images."""
-    words = {"mse": "mean squared error", "l1": "mean absolute error"}
-    target = {name: "reconstruction" if name in words else "no labels" for name in losses}
-    return [
-        found | {"target": target[name], "metric": words.get(name, name), "digits": 4} for name, found in losses.items()
-    ]
-
-
-def _effects(results: Results, ranking: Ranking) -> list[dict]:
-    effects = marginal_means(ranking.candidates, results.trials)
-    for effect in effects:
-        effect["axis"] = axis([score for group in effect["values"] for score in group["scores"]], count=4)
-    return [effect for effect in effects if len(effect["values"]) > 1]
 
 
 def _splits(results: Results, ranking: Ranking) -> list[dict]:

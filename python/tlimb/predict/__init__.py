@@ -1,0 +1,1 @@
+"""`tlimb predict`: new scans through a trained model's own preprocessing to a table of predictions."""

@@ -1,0 +1,108 @@
+"""What a reader must know of the figures: sentences that the answer needs besides, and notes."""
+
+import pandas as pd
+
+from tlimb.ranking.answer import WORDS, decimals, range_text
+from tlimb.ranking.compare import Measure
+from tlimb.ranking.results import Results
+from tlimb.ranking.starts import published_notes
+
+Tables = dict[tuple, pd.DataFrame]
+
+
+def cautions(
+    results: Results,
+    candidates: list[dict],
+    test: dict[str, Tables],
+    nested: dict | None,
+    target: str,
+    measure: Measure,
+) -> tuple[list[str], list[str]]:
+    """Sentences for the answer, and the key `notes` of ranking.json.
+
+    candidates: rows of ranking.json. test: selected candidate -> its test tables by key. nested: as in ranking.json.
+    """
+    best = candidates[0]
+    tested = persons_of(test.get(best["candidate"], {}))
+    chosen_on = persons_of(results.tables(best["trials"], "validation", target))
+    said, notes = _reused(candidates, nested, len(tested), len(tested & chosen_on))
+    told, lacking = _nested(nested, measure)
+    names = {row["candidate"]: row["name"] for row in candidates}
+    notes += lacking + _constant({names[key]: tables for key, tables in test.items()})
+    notes += _of_the_search(results, candidates)
+    return said + told, notes + published_notes([*results.models.values(), *results.encoders.values()])
+
+
+def _reused(candidates: list[dict], nested: dict | None, tested: int, reused: int) -> tuple[list[str], list[str]]:
+    """Where folds share their people: `reused` of the `tested` persons took part in the choice."""
+    compared = sum(row["validation_mean"] is not None for row in candidates)
+    if not reused or compared < 2 or candidates[0]["test_mean"] is None:
+        return [], []
+    way_out = "the nested estimate repeats the choice inside each outer fold and is the figure to report"
+    if nested is None:
+        way_out = "the split scheme 'nested' repeats the choice inside each outer fold"
+    note = (
+        f"{reused} of {tested} test persons are validation persons in other folds, where the best of {compared} "
+        f"candidates was chosen: its test figure is optimistic, the more so the more were compared; {way_out}."
+    )
+    return ["Its test persons also took part in that choice, in other folds, so its test figure is optimistic."], [note]
+
+
+def _nested(nested: dict | None, measure: Measure) -> tuple[list[str], list[str]]:
+    said, notes = [], []
+    if nested is not None and nested["value"] is not None:
+        digits = decimals(nested["low"], nested["high"])
+        said.append(
+            f"Choosing anew inside each of {len(nested['folds'])} outer folds gives {WORDS[measure.metric]} "
+            f"{nested['value']:.{digits}f} ({measure.confidence * 100:g}% interval {range_text(nested, '', digits)})."
+        )
+    lacking = sum(one["test"] is None for one in nested["folds"]) if nested else 0
+    if lacking:
+        some = f"{lacking} of {len(nested['folds'])} outer folds have no test score"
+        notes.append(f"{some} and are left out of the nested estimate.")
+    return said, notes
+
+
+def _constant(test: dict[str, Tables]) -> list[str]:
+    """Models that say one thing of everybody. test: name of a candidate -> its test tables."""
+    notes = []
+    for name, tables in test.items():
+        constant = sum(len(table) > 1 and _says_one_thing(table) for table in tables.values())
+        if constant:
+            notes.append(
+                f"{name}: {constant} of {len(tables)} models say the same of every person tested, as a model does that "
+                "has learned nothing; their scores have no interval."
+            )
+    return notes
+
+
+def _says_one_thing(table: pd.DataFrame) -> bool:
+    if table["prediction"].nunique(dropna=False) > 1:
+        return False
+    known = table["probabilities"].dropna()
+    return len({tuple(row) for row in known}) <= 1
+
+
+def _of_the_search(results: Results, candidates: list[dict]) -> list[str]:
+    notes = []
+    if results.repeated:
+        lines = f"{results.repeated} lines of trials.jsonl"
+        notes.append(f"{lines} repeat a trial of their own round; each trial counts once.")
+    finished = [one for row in candidates for one in row["trials"] if one["status"] == "ok"]
+    if finished and len({one["seed"] for one in finished}) == 1:
+        notes.append(
+            "Every trial that finished has one seed: how much of a difference is the luck of a start is not known, and "
+            "intervals speak of other people only."
+        )
+    dropped = sum(row["budget"] < row["epochs"] for row in candidates)
+    if dropped:
+        notes.append(
+            f"{dropped} of {len(candidates)} candidates were trained for fewer epochs than asked for, as halving does; "
+            "they stand after those that were trained in full, whatever their score."
+        )
+    return notes
+
+
+def persons_of(tables: Tables) -> set[str]:
+    """Everybody in these prediction tables."""
+    return {person for table in tables.values() for person in table["person"]}
