@@ -18,8 +18,11 @@ COMMANDS = {
     "PREPROCESS": "tlimb_preprocess.py",
     "SUGGEST": "tlimb_suggest.py",
     "PRETRAIN": "tlimb_pretrain.py",
+    "PROBE": "tlimb_probe.py",
     "FINETUNE": "tlimb_finetune.py",
     "EVALUATE": "tlimb_evaluate.py",
+    "SELECT": "tlimb_select.py",
+    "EXPLAIN": "tlimb_explain.py",
     "RANK": "tlimb_rank.py",
 }
 

@@ -12,13 +12,16 @@ TASKS = [
     "COHORT",
     "EVALUATE",
     "EVALUATE",
+    "EXPLAIN",
     "FINETUNE",
     "FINETUNE",
     "PREPROCESS",
     "PREPROCESS",
     "PRETRAIN_1",
     "PRETRAIN_2",
+    "PROBE",
     "RANK",
+    "SELECT",
     "SUGGEST",
 ]
 SWEEP = {

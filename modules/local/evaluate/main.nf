@@ -5,7 +5,7 @@ process EVALUATE {
 
     input:
     tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(models, stageAs: 'models/*')
-    val intervals // [bootstrap, confidence, seed]
+    path settings // of the sweep's `evaluate`, what is needed here
     val trusted
     val code
 
@@ -16,8 +16,8 @@ process EVALUATE {
     script:
     def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
     """
-    tlimb_evaluate.py --job job --store store --models models --threads ${task.cpus} --bootstrap ${intervals.bootstrap} \\
-        --confidence ${intervals.confidence} --seed ${intervals.seed} ${trust} ${task.ext.args ?: ''} --out scores
+    tlimb_evaluate.py --job job --store store --models models --threads ${task.cpus} --settings ${settings} \\
+        ${trust} ${task.ext.args ?: ''} --out scores
     for trial in ${meta.trials.join(' ')}; do
         mkdir -p validation/\$trial
         cp scores/\$trial/*-validation.* validation/\$trial/
@@ -33,6 +33,7 @@ process EVALUATE {
             printf '{"id": "%s", "set": "%s", "status": "ok", "reason": "", "targets": {}}\\n' \$trial \$set \\
                 > scores/\$trial/scores-\$set.json
         done
+        echo '{}' > scores/\$trial/fitted.json
         cp scores/\$trial/*-validation.* validation/\$trial/
     done
     """

@@ -6,13 +6,15 @@ process RANK {
     path sweep
     path cohort // cohort.parquet
     path summary
-    path rounds, stageAs: 'search/*' // a folder a round: trials.jsonl, pretrainings.jsonl
+    path rounds, stageAs: 'search/*' // a folder a round: trials.jsonl, pretrainings.jsonl, study.json
     path stores, stageAs: 'store/*' // a folder a recipe: indexes and headers of its shards
     path montages, stageAs: 'montages/*' // a folder a recipe: pictures of its scans
     path encoders, stageAs: 'encoders/*'
     path models, stageAs: 'models/*'
     path scores, stageAs: 'scores/*'
-    path template
+    path probes, stageAs: 'probes/*'
+    path explanations, stageAs: 'explanations/*'
+    path template // folder
     path command
     val code
 
@@ -20,12 +22,14 @@ process RANK {
     path 'ranking/ranking.csv', emit: csv
     path 'ranking/ranking.json', emit: json
     path 'ranking/report.html', emit: report
+    path 'ranking/**', emit: files
 
     script:
     """
-    mkdir -p encoders montages
-    tlimb_rank.py --sweep ${sweep} --cohort-table ${cohort} --cohort-json ${summary} --search search --store store --montages montages --encoders encoders --models models \\
-        --scores scores --template ${template} --command ${command} ${task.ext.args ?: ''} --out ranking
+    export MPLCONFIGDIR="\$PWD/.matplotlib"
+    mkdir -p encoders montages probes explanations
+    tlimb_rank.py --sweep ${sweep} --cohort-table ${cohort} --cohort-json ${summary} --search search --store store \\
+        --montages montages --encoders encoders --models models --probes probes --explanations explanations --scores scores --template ${template} --command ${command} ${task.ext.args ?: ''} --out ranking
     """
 
     stub:

@@ -2,7 +2,7 @@
 
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from tlimb.preprocess.mask import require_extractor
 from tlimb.preprocess.nifti import ScanError
 from tlimb.preprocess.quality import COLUMNS
 from tlimb.preprocess.recipe import Recipe, fingerprint, settings_of
+from tlimb.preprocess.reference import reference
 from tlimb.preprocess.scan import preprocess_scan, template_for
 from tlimb.preprocess.workers import Died, worked
 
@@ -38,6 +39,7 @@ def preprocess_chunk(
     masks: Path | None = None,
     confounds: Path | None = None,
     atlas: Path | None = None,
+    regions: Sequence[str] | None = None,
     threads: int = 1,
     scratch: Path | None = None,
 ) -> tuple[np.ndarray, list[dict], dict, list[dict]]:
@@ -46,14 +48,15 @@ def preprocess_chunk(
     One that fails is recorded with its reason and the rest go on, also where it ends the process that works on it.
     chunk: as in chunk-<chunk>.json. images: the i-th scan's image, counted from 1, is the only file in <images>/<i>/;
     masks, confounds: likewise, counted among the scans that have one. atlas: for time series, the file that stands for
-    the recipe's, or a folder that holds it. threads: scans worked on at a time; no number depends on it.
+    the recipe's, or a folder that holds it. regions: names that series shall have, in this order, in place of those that
+    most of the chunk's scans have. threads: scans worked on at a time; no number depends on it.
     scratch: folder for a temporary file that holds the array, so that memory does not grow with the chunk.
     Returns what `tlimb.store.write_shard` takes: array (n, ...) float16 of what was prepared, one row of the index a
     scan, the header, and scan_id and PNG of each montage. Raises InputError where the recipe itself cannot be followed.
     """
     jobs = _jobs(chunk["scans"], images, masks, confounds)
     if recipe.kind == "series":
-        work, facts = _series_work(jobs, recipe, atlas)
+        work, facts = _series_work(jobs, recipe, atlas, regions)
     else:
         work, facts = _volume_work(recipe)
     array, index, montages = _collected(worked(work, jobs, threads), jobs, facts["shape"], scratch)
@@ -82,6 +85,8 @@ def _volume_work(recipe: Recipe) -> tuple[Callable, dict]:
     if recipe.mask == "learned":
         require_extractor()
     template = template_for(recipe)
+    if template is not None:
+        reference()  # made once, before there are workers to share it
     facts = {
         "fingerprint": fingerprint(recipe),
         "shape": list(recipe.shape if template is None else template.shape),
@@ -95,14 +100,14 @@ def _volume(job: Job, recipe: Recipe) -> tuple[np.ndarray, dict, bytes]:
     return preprocess_scan(job.image, job.mask, recipe, template_for(recipe), job.modality)
 
 
-def _series_work(jobs: list[Job], recipe, atlas: Path | None) -> tuple[Callable, dict]:
+def _series_work(jobs: list[Job], recipe, atlas: Path | None, regions) -> tuple[Callable, dict]:
     from tlimb.preprocess.atlas import load_atlas
     from tlimb.preprocess.series import agreed_regions, common_tr, series_header
 
     name = str(atlas or recipe.atlas)
     labels = load_atlas(name)
     there = [job.image for job in jobs if job.image is not None]
-    regions = agreed_regions(there, labels)
+    regions = agreed_regions(there, labels) if regions is None else list(regions)
     usual_tr = common_tr(there) if recipe.tr is None else None
     facts = {"fingerprint": fingerprint(recipe, labels.digest)} | series_header(recipe, regions)
     return partial(_attempt, partial(_series, atlas=name, regions=regions, usual_tr=usual_tr), recipe=recipe), facts

@@ -1,8 +1,10 @@
-// Pretrain level by level, each distinct pretraining once; fine-tune packs of trials; evaluate them.
+// Pretrain level by level, each distinct pretraining once; look at what the encoders give; fine-tune packs of trials;
+// evaluate them.
 
 include { PRETRAIN as PRETRAIN_1 } from '../../../modules/local/pretrain'
 include { PRETRAIN as PRETRAIN_2 } from '../../../modules/local/pretrain'
 include { PRETRAIN as PRETRAIN_3 } from '../../../modules/local/pretrain'
+include { PROBE } from '../../../modules/local/probe'
 include { FINETUNE } from '../../../modules/local/finetune'
 include { EVALUATE } from '../../../modules/local/evaluate'
 include { settleFolder } from '../utils/files'
@@ -12,7 +14,9 @@ workflow TRANSFER {
     jobs // [job.json as a map, folder]
     shards // recipe -> chunk -> files
     known // encoders of earlier rounds: [id, folder]
-    intervals // map for EVALUATE: bootstrap, confidence, seed
+    trained // states that earlier rounds left: [trial id@epochs, folder]
+    scoring // file: what EVALUATE needs of the sweep's `evaluate`
+    probing // file: what PROBE needs of it
     run // map: trusted, state_dir
     codes // map: process -> digest of its library code
 
@@ -26,13 +30,15 @@ workflow TRANSFER {
         .combine(shards)
         .map { job, folder, all ->
             def ids = [trials: job.trials.collect { trial -> trial.id }, files: job.files.collect { given -> given.file }]
-            def meta = job.subMap(['id', 'level', 'parent', 'inits', 'devices']) + ids
+            def states = job.trials.findAll { trial -> trial.continues }.collect { trial -> "${trial.id}@${trial.continues}".toString() }
+            def meta = job.subMap(['id', 'kind', 'level', 'parent', 'inits', 'devices']) + ids + [states: states]
             [meta, folder, job.shards.collectMany { chunk -> all[job.recipe][chunk] }]
         }
         .branch { meta, _folder, _files ->
             first: meta.level == 1
             second: meta.level == 2
             third: meta.level == 3
+            probe: meta.kind == 'probe'
             pack: true
         }
 
@@ -46,40 +52,66 @@ workflow TRANSFER {
     PRETRAIN_3(withParent(work.third, known_2), run.state_dir, run.trusted, pretraining_code)
     known_3 = known_2.mix(PRETRAIN_3.out.encoder.map { meta, folder -> [meta.id, folder] })
 
-    // [pack id, its encoders]: a pack waits for just those it starts from
-    ready = work.pack
-        .flatMap { meta, _folder, _files -> meta.inits.collect { id -> [id, groupKey(meta.id, meta.inits.size())] } }
-        .combine(known_3, by: 0)
-        .map { _id, pack, encoder -> [pack, encoder] }
-        .groupTuple()
-        .map { pack, encoders -> [pack.toString(), encoders.sort(false) { folder -> folder.name }] }
-        .mix(work.pack.filter { meta, _folder, _files -> !meta.inits }.map { meta, _folder, _files -> [meta.id, []] })
+    // [job id, its encoders]: a job waits for just those that it needs
+    probed = gathered(work.probe.map { meta, _folder, _files -> [meta.id, meta.inits] }, known_3)
+    encoders = gathered(work.pack.map { meta, _folder, _files -> [meta.id, meta.inits] }, known_3)
+    // [job id, the states that its trials continue from]
+    states = gathered(work.pack.map { meta, _folder, _files -> [meta.id, meta.states] }, trained)
+
+    PROBE(
+        work.probe
+            .map { meta, folder, files -> [meta.id, meta, folder, files] }
+            .join(probed, failOnMismatch: true)
+            .map { _id, meta, folder, files, found -> [meta.subMap(['id', 'devices']), seen(folder), files, found] },
+        probing,
+        run.trusted,
+        codes.PROBE,
+    )
+
+    packs = work.pack
+        .map { meta, folder, files -> [meta.id, meta, folder, files] }
+        .join(encoders, failOnMismatch: true)
+        .join(states, failOnMismatch: true)
 
     FINETUNE(
-        work.pack
-            .map { meta, folder, files -> [meta.id, meta, folder, files] }
-            .join(ready, failOnMismatch: true)
-            .map { _id, meta, folder, files, encoders -> [task(meta), seen(folder), files, encoders, named(meta)] },
+        packs.map { _id, meta, folder, files, from, before -> [task(meta), seen(folder), files, from, before, named(meta)] },
         run.state_dir,
         run.trusted,
         finetuning_code,
     )
 
+    // [id, meta, job folder, files of its shards, models, encoders]
+    finetuned = packs
+        .map { id, meta, folder, files, from, _before -> [id, meta.subMap(['id', 'trials']), whole(folder), files, from] }
+        .join(FINETUNE.out.models.map { meta, models -> [meta.id, models] })
+        .map { _id, meta, folder, files, from, models -> [meta, folder, files, models, from] }
+
     EVALUATE(
-        work.pack
-            .map { meta, folder, files -> [meta.id, meta, folder, files] }
-            .join(FINETUNE.out.models.map { meta, models -> [meta.id, models] })
-            .map { _id, meta, folder, files, models -> [meta.subMap(['id', 'trials']), whole(folder), files, models] },
-        intervals,
+        finetuned.map { meta, folder, files, models, _from -> [meta, folder, files, models] },
+        scoring,
         run.trusted,
         codes.EVALUATE,
     )
 
     emit:
-    encoders = known_3 // [id, folder], those of earlier rounds too
+    encoders = PRETRAIN_1.out.encoder.mix(PRETRAIN_2.out.encoder, PRETRAIN_3.out.encoder).map { meta, folder -> [meta.id, folder] }
+    packs = finetuned // [meta, job folder, files of its shards, models, encoders]
+    probes = PROBE.out.probe.map { _meta, folder -> folder }
     models = FINETUNE.out.models.map { _meta, folders -> folders }
+    states = FINETUNE.out.states.map { _meta, folders -> folders }
     scores = EVALUATE.out.scores.map { _meta, folders -> folders }
     validation = EVALUATE.out.validation.map { _meta, folders -> folders }
+}
+
+// [job id, what it needs]: jobs with the keys of what they need, and [key, folder] of all there is.
+def gathered(jobs, all) {
+    return jobs
+        .flatMap { id, keys -> keys.collect { key -> [key, groupKey(id, keys.size())] } }
+        .combine(all, by: 0)
+        .map { _key, id, folder -> [id, folder] }
+        .groupTuple()
+        .map { id, folders -> [id.toString(), folders.sort(false) { folder -> folder.name }] }
+        .mix(jobs.filter { _id, keys -> !keys }.map { id, _keys -> [id, []] })
 }
 
 // Pretrainings with the encoder that each starts from.

@@ -1,5 +1,7 @@
 // What the user asked for, from everywhere it may stand: flag over file over profile (its preset) over default.
 
+include { settle } from './files'
+
 // The groups of parameters in nextflow_schema.json: `sweep` (its keys) and `run` (the pipeline's own).
 def schemaGroups(root) {
     return new groovy.json.JsonSlurper().parseText(file("${root}/nextflow_schema.json").text).get('$defs')
@@ -195,8 +197,9 @@ def readSettings(given, workflow) {
 }
 
 // [samplesheet: file or BIDS folder, label_tables: files, split_file: file or nothing, weights: path as written -> file,
-//  stamp: text that changes with BIDS folders]
-def findInputs(sweep, given, workflow) {
+//  study: study.json of a search to extend or nothing, stamp: text that changes with BIDS folders]
+def findInputs(settings, given, workflow) {
+    def sweep = settings.sweep
     def source = sweepFile(given, workflow.commandLine)
     def places = [workflow.launchDir] + (source ? [file(source.path, glob: false).toAbsolutePath().parent] : [])
     def samplesheet = findInput(places, 'input', sweep.input)
@@ -207,8 +210,35 @@ def findInputs(sweep, given, workflow) {
         label_tables: tables.findAll { path -> path }.collect { path -> findInput(places, 'label_tables', path) },
         split_file: split ? findInput(places, 'split.file', split) : [],
         weights: weightsPaths(sweep).collectEntries { path -> [path, findInput(places, 'weights', path)] },
+        study: settings.run.study ? studyIn(findInput(places, 'study', settings.run.study), true, workflow) : studyBefore(sweep, workflow),
         stamp: bidsFolders(samplesheet).collect { folder -> stampOf(folder) }.join(' '),
     ]
+}
+
+// The sweep with its input, tables and file of splits at the places where they were found.
+def withPaths(sweep, inputs) {
+    def found = [input: "${inputs.samplesheet}".toString()]
+    def tables = inputs.label_tables ? [label_tables: inputs.label_tables.collect { path -> "${path}".toString() }] : [:]
+    def split = inputs.split_file ? [split: sweep.split + [file: "${inputs.split_file}".toString()]] : [:]
+    return sweep + found + tables + split
+}
+
+// What a search left of itself in outdir, where it is resumed and asks for more than its space lists.
+def studyBefore(sweep, workflow) {
+    def method = "${sweep.search instanceof Map ? sweep.search.method : ''}".replace(' ', '')
+    def asks = workflow.resume && method in ['random', 'bayes']
+    return asks ? studyIn(file(sweep.outdir, glob: false).resolve('search'), false, workflow) : []
+}
+
+// A copy of a study.json: a file of that name, or the last round's in a folder of rounds.
+def studyIn(path, needed, workflow) {
+    def folders = path.isDirectory() ? path.listFiles().findAll { folder -> folder.name ==~ /round-\d+/ } : []
+    def studies = folders.collect { folder -> folder.resolve('study.json') }.findAll { study -> study.exists() }
+    def last = path.isDirectory() ? studies.max { study -> study.parent.name.drop('round-'.size()).toInteger() } : path
+    if (needed && !last) {
+        error("--study: no round-<k>/study.json in ${path}; nothing was started")
+    }
+    return last && last.exists() ? [settle(workflow.workDir, last)] : []
 }
 
 // Every path of weights and of map files in a sweep, as written: they stand under a key that ends with `weights`, or with
@@ -222,7 +252,7 @@ def weightsPaths(node) {
     }
     return node
         .collectMany { key, value ->
-            def values = value instanceof List ? value : [value]
+            def values = value instanceof Map && value.variants instanceof List ? value.variants : value instanceof List ? value : [value]
             def own = key.endsWith('weights') ? values.findAll { one -> one instanceof Map } : []
             def single = key =~ /weights\.(path|map)$/ ? values.collect { one -> [(key.tokenize('.').last()): one] } : []
             (own + single).collectMany { weights -> pathsOf(weights) } + weightsPaths(value)
@@ -238,7 +268,7 @@ def pathsOf(weights) {
 // A relative path is looked for in the launch directory, then beside the sweep file.
 def findInput(places, name, given) {
     def paths = places.collect { place -> file("${place}").resolve("${given}") }.unique()
-    def found = paths.find { path -> path.exists() && (name in ['input', 'weights'] || !path.isDirectory()) }
+    def found = paths.find { path -> path.exists() && (name in ['input', 'weights', 'study'] || !path.isDirectory()) }
     if (!found) {
         def what = name == 'input' ? 'Samplesheet or BIDS folder' : "File of ${name}"
         error("${what} not found: ${given} (looked for ${paths.join(' and ')}); nothing was started")
