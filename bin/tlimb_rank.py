@@ -47,7 +47,7 @@ def main(sweep, cohort_json, montages, cohort_table, template, command, out, **f
     write_results(results, ranking, out)
     document = ranking.document()
     write_tables(document, results.trials, out / "tables")
-    write_figures(document, out / "figures")
+    write_figures(document, out / "figures", results)
     click.echo(ranking.answer)
 
 

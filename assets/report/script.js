@@ -80,12 +80,14 @@ const layout = (x, y) => ({
   margin: { l: 56, r: 12, t: 8, b: 46 }, hovermode: "closest", modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("edge"), activecolor: colour("ink") }, showlegend: false, dragmode: "zoom", xaxis: x, yaxis: y,
   hoverlabel: { bgcolor: colour("paper"), bordercolor: colour("edge"), font: { color: colour("ink") } },
 });
+// Plotly reads names and texts as markup.
+const plain = text => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const settings = { responsive: true, displaylogo: false, displayModeBar: innerWidth > 600 ? "hover" : false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
 
 const drawn = {
   plot({ titles, log, series }) {
     const traces = series.map(one => ({
-      type: "scatter", name: one.name, x: one.x, y: one.y, text: one.texts,
+      type: "scatter", name: plain(one.name), x: one.x, y: one.y, text: one.texts.map(plain),
       mode: [one.line && "lines", one.dots && "markers"].filter(Boolean).join("+"),
       line: { color: colour(one.kind), width: 2, dash: one.dashed ? "dash" : "solid" },
       marker: { color: colour(one.kind), size: 8, opacity: one.kind === "c5" ? 0.55 : 1, line: { color: colour("paper"), width: 1 } },
@@ -98,8 +100,8 @@ const drawn = {
     const [name, column] = ["layout", "column"].map(part => form.querySelector(`[data-part=${part}]`)?.value);
     const [x, y] = layouts[name], { numbers, names } = columns[column] ?? { names: texts.map(() => "scans") };
     const one = (rows, label, marker) => ({
-      type: "scatter", mode: "markers", name: label, x: rows.map(i => x[i]), y: rows.map(i => y[i]),
-      text: rows.map(i => `${texts[i]}<br>${column ?? ""} ${(numbers ?? names)[i] ?? "not known"}`),
+      type: "scatter", mode: "markers", name: plain(label), x: rows.map(i => x[i]), y: rows.map(i => y[i]),
+      text: rows.map(i => `${plain(texts[i])}<br>${plain(column ?? "")} ${plain((numbers ?? names)[i] ?? "not known")}`),
       marker: { size: 7, line: { color: colour("paper"), width: 0.6 }, ...marker }, hovertemplate: "%{text}<extra></extra>",
     });
     const rows = texts.map((_, i) => i), groups = [...new Set(names)].sort();

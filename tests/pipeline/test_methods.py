@@ -8,6 +8,8 @@ import pytest
 
 from tlimb.demo.cohorts import demo_cohort
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SMALL = json.loads((ROOT / "assets" / "sweeps" / "test.json").read_text())
 SLICES = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial"}}

@@ -62,6 +62,7 @@ def test_each_part_has_predictions_and_scores_of_the_contract(world, part, n):
     check_table("predictions", table)
     check_json("scores", scores)
     assert scores["n"] == {"scans": n, "persons": n} and scores["set"] == part
+    assert scores["budget"] == read_json(world / "models" / TRIALS[0]["id"] / "model.json")["budget"]
     truth = np.where(table["truth_label"] == "patient", 1.0, 0.0)
     assert np.array_equal(table["truth"], truth) and table["scan_id"].is_monotonic_increasing
     probabilities = np.stack(table["probabilities"])
@@ -89,6 +90,7 @@ def test_a_failed_trial_has_scores_that_say_why_and_no_predictions(world):
         scores = read_json(folder / f"scores-{part}.json")
         check_json("scores", scores)
         assert scores["status"] == "failed" and "diverged" in scores["reason"] and scores["targets"] == {}
+        assert scores["budget"] == TRIALS[1]["budget"]
 
 
 def test_test_labels_change_the_truth_and_nothing_else(world, tmp_path):

@@ -15,7 +15,7 @@ from results_tree import write_results_tree
 from sklearn.decomposition import PCA
 from torch import nn
 from torch.nn.functional import interpolate
-from training_jobs import make_people, make_store, objective, pack_job, pretrain_job, roles, stage, trial_line
+from training_jobs import make_people, make_store, pack_job, pretrain_job, roles, stage, trial_line
 
 from tlimb.architectures.build import build_network
 from tlimb.architectures.network import Network
@@ -32,7 +32,7 @@ from tlimb.explain.grad_cam import grad_cam
 from tlimb.explain.integrated_gradients import TOLERANCE, integrated_gradients
 from tlimb.explain.occlusion import MOST, counts, occlusion, patch_sizes, patches
 from tlimb.explain.output import DoesNotApply, explained_output, value_of
-from tlimb.explain.reconstruct import from_patches, histograms
+from tlimb.explain.reconstruct import from_patches, histograms, read_autoencoder, rebuilt
 from tlimb.explain.scans import drawn, groups
 from tlimb.explain.select import selected_trials
 from tlimb.files import read_json
@@ -425,7 +425,7 @@ def world(tmp_path_factory):
     ]
     pack_job(folder / "job", roles(clinic, 6, 10), trials)
     finetune(folder / "job", folder / "store", folder / "encoders", folder / "models", settings)
-    cohort = clinic.assign(site="north", image="/data/x.nii.gz", empty=None)
+    cohort = clinic.assign(site=np.where(np.arange(len(clinic)) % 2, "north", "south"), phase="one", image="/data/x.nii.gz", empty=None)
     cohort.to_parquet(folder / "cohort.parquet")
     facts = {"candidate": "c", "name": "full", "selected": "best"}
     chosen = [{"id": trial["id"], "init": trial["init"]} | facts for trial in trials]
@@ -455,7 +455,8 @@ def test_every_method_has_its_maps_in_template_space_or_says_why_not(world):
                 values = image.get_fdata()
                 assert values[tuple(one["peak_voxel"])] == pytest.approx(one["peak"], rel=1e-5)
                 assert np.abs(values).max() == pytest.approx(abs(one["peak"]), rel=1e-5)
-                assert one["peak_mni"] == [8.0 * place for place in one["peak_voxel"]]
+                place = [8.0 * place for place in one["peak_voxel"]]
+                assert one["peak_mni"] == (place if one["peak"] else None)
                 assert values[:, :, :7].any() == values[:, :, 8:].any() == (dims == 3)
                 with Image.open(out / one["png"]) as picture:
                     assert picture.width > 600 and min(picture.convert("RGB").getpixel((1, 1))) > 250
@@ -498,6 +499,25 @@ def test_explaining_again_writes_the_same_bytes_and_asks_for_no_method(world, tm
     said = read_json(tmp_path / "none" / name / "explain.json")
     assert said["methods"] == {} and said["features"]["status"] == "ok"
     assert sorted(path.suffix for path in (tmp_path / "none" / name).iterdir()) == [".json", ".parquet", ".png"]
+
+
+def test_a_masked_autoencoder_fills_what_it_was_not_shown_and_nothing_else(world, tmp_path):
+    lifespan = make_people("lifespan", 16)
+    vit = {"class_path": "ViT", "init_args": {"dims": 2, "hidden_size": 24, "layers": 1, "heads": 2, "patch_size": 4}}
+    arguments = {"width": 16, "depth": 1, "attentions": 2}
+    primary = {"primary": {"class_path": "MaskedAutoencoder", "init_args": arguments}}
+    one = stage("pretrain", "age", epochs=1, objective=primary) | {"targets": []}
+    pretrain_job(tmp_path / "job", roles(lifespan, 3, 3), one, vit)
+    encoder = pretrain(tmp_path / "job", world[0] / "store", None, tmp_path / "encoders", Settings(CPU))
+    torch.use_deterministic_algorithms(False)
+    images = torch.randn(3, 1, 16, 18) + 1
+    found = rebuilt(read_autoencoder(encoder), images)
+    shown = found.shown != 0
+    assert torch.equal(found.made[shown], images[shown]) and torch.equal(found.shown[shown], images[shown])
+    assert 0 < shown.float().mean() < 0.4 and not torch.equal(found.made, images)
+    (encoder / "objective.safetensors").unlink()
+    with pytest.raises(DoesNotApply):
+        read_autoencoder(encoder)
 
 
 def test_commands_say_what_they_need():

@@ -287,3 +287,9 @@ def test_what_is_called_stands_beside_the_prediction():
     assert found["sex"]["calibrated"]["metrics"]["log_loss"]["value"] < found["sex"]["metrics"]["log_loss"]["value"]
     assert abs(found["age"]["age_bias"]["corrected_slope"]) < 1e-9 and "calibrated" not in found["age"]
     assert found["age"]["conformal"]["reached"] >= 0.9 and found["grade"]["calibrated"]["temperature"] > 1
+
+
+def test_the_interval_of_what_is_reached_is_as_wide_as_persons_are_few():
+    truth, fitted = np.r_[np.zeros(32), np.full(8, 3.0)], {"coverage": 0.9, "quantile": 1.0, "n": 20}
+    found = reached(truth, np.zeros(40), None, fitted, 0.95, persons=20)
+    assert (found["low"], found["high"]) == wilson(0.8, 20, 0.95) and found["n"] == 40

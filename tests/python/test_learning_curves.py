@@ -14,7 +14,7 @@ from tlimb.files import digest, write_json, write_parquet
 from tlimb.parse import parse
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.crossings import crossing, last_change
-from tlimb.ranking.learning_curves import choose, learning_curves
+from tlimb.ranking.learning_curves import by_replicate, choose, learning_curves
 from tlimb.ranking.next_runs import next_runs
 from tlimb.ranking.power_law import describe_curve, fit_power_law, lack_of_fit, power_law
 from tlimb.ranking.results import Results
@@ -309,3 +309,14 @@ def test_the_ready_sweeps_hold_the_trials_that_their_pages_say(name, candidates)
     folder = Path(__file__).parents[2] / "assets" / "sweeps"
     specs = grid(read_sweep(json.loads((folder / f"{name}.json").read_text())))
     assert len({candidate_of(spec) for spec in specs}) == candidates
+
+
+def test_folds_and_repeats_are_no_replicates():
+    """Units (repeat, fold, inner fold, replicate): three folds of two replicates, one of them lost."""
+    units = [(0, fold, None, replicate) for fold in range(3) for replicate in range(2)]
+    values = np.random.default_rng(0).normal(size=(4, 6))
+    values[1, 5] = np.nan
+    found = by_replicate(values, units)
+    np.testing.assert_allclose(found[0], values[:, [0, 2, 4]].mean(axis=1))
+    assert np.isnan(found[1]).tolist() == [False, True, False, False]
+    assert by_replicate(values, [(0, fold, None, None) for fold in range(6)]).shape == (1, 4)

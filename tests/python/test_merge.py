@@ -179,3 +179,27 @@ def test_the_command_merges_runs_and_reports_every_bad_file(written, file, tmp_p
     assert "| ResNet, full |" in (tmp_path / "merged" / "merged.md").read_text() and "mean rank" in done.output
     failed = CliRunner().invoke(main, ["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")])
     assert failed.exit_code == 1 and "2 problems" in failed.output
+
+
+def test_a_method_with_a_failed_fold_is_left_out_of_a_data_set_that_others_have_whole(tmp_path):
+    split = {"scheme": "kfold", "folds": 5, "test": 0.2}
+    tree = write_results_tree(tmp_path, seeds=1, persons=60, split=split, failing=False)
+    frozen = [row for row in rank(read_results(**tree)).candidates if row["strategy"] == "frozen"]
+    for row in frozen:
+        rewrite_json(tree["models"] / row["trials"][2]["id"] / "model.json", status="failed", reason="diverged")
+    results = read_results(**tree)
+    ranking = rank(results)
+    (name,) = {row["name"] for row in ranking.selected() if row["strategy"] == "frozen"}
+    measure = Measure(ranking.metric, "classification", 100, 0.95, 0)
+    found = results_document(results, ranking.selected(), ranking.target, measure)
+    assert [row["n_persons"] for row in found["datasets"]] == [60]
+    assert name in {row["name"] for row in found["methods"]} and len(found["scores"]) == len(found["methods"]) - 1
+    assert all(len(score["trials"]) == 5 for score in found["scores"])
+
+
+def test_data_sets_of_the_same_people_are_said_to_go_together(file):
+    one, other = document({"few": {"m": 0.5}}), document({"other": {"m": 0.6}}, people="3" * 12)
+    alone = merge([read_part(file("one", one)), read_part(file("other", other))])
+    assert not any("same people" in note for note in alone["notes"])
+    both = merge([read_part(file("both", document({"n 20": {"m": 0.5}, "n 40": {"m": 0.6}})))])
+    assert any(note.startswith("n 20, n 40 test the same people") for note in both["notes"])

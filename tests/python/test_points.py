@@ -215,6 +215,28 @@ def test_every_preset_can_be_tried_in_the_last_stage_of_a_sweep(document, name):
     assert all("-1" not in key for key in written.search.space)
 
 
+@pytest.mark.parametrize("presets, space", [
+    (["strategies", "fine-tuning"], {}),
+    (["fine-tuning"], {"stages.-1.strategy": ["scratch", "frozen", "full"]}),
+])
+def test_fine_tuning_tunes_only_where_everything_is_trained_on(document, presets, space):
+    document["search"] = {"method": "random", "points": 64, "presets": presets, "space": space}
+    candidates = Candidates(read_sweep(document))
+    draws = sequence(candidates.space, "sobol", 0)
+    points = [candidates.space.point(next(draws)) for _ in range(64)]
+    assert [candidates.problems(point) for point in points] == [[]] * 64
+    last = [candidates.trial(point)["stages"][-1] for point in points]
+    tuned = [stage for stage in last if stage["tuning"]["layer_decay"] or stage["tuning"]["head_first"]]
+    assert len(tuned) > 10 and {stage["strategy"] for stage in tuned} == {"full"}
+    assert {stage["strategy"] for stage in last} == {"scratch", "frozen", "full"}
+
+
+def test_fine_tuning_alone_tunes_what_the_sweep_has(document):
+    document["search"] = {"method": "random", "points": 8, "presets": ["fine-tuning"], "space": {"stages.finetune": [{"batch_size": 8}]}}
+    choice = Candidates(read_sweep(document)).space.choices["stages.finetune.tuning"]
+    assert not choice.when and len(choice.options) == 3
+
+
 def test_a_presets_key_gives_way_to_the_sweeps_own_and_an_unknown_preset_is_told(document):
     own = {"stages.finetune.scheduler": [None]}
     document["search"] = {"presets": ["schedule", "strategies"], "space": own}

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -23,8 +24,10 @@ from tlimb.errors import InputError
 from tlimb.evaluation.calibration import rescaled
 from tlimb.files import read_json, write_json
 from tlimb.predict import prepare as preparing
+from tlimb.predict.predictions import Familiar
 from tlimb.predict.run import Options, asked, predicted
 from tlimb.predict.scans import find_scans
+from tlimb.predict.table import warnings_of
 from tlimb.scenarios.finetune import finetune
 from tlimb.scenarios.results import Settings
 from tlimb.store import Store
@@ -179,9 +182,18 @@ def test_people_of_training_and_looks_unlike_validation_are_warned_of(run, tmp_p
     table = table_of(run.models.first, write_sheet(tmp_path / "new.csv", people)).set_index("scan")
     strange, plain = table.loc["clinic/sub-000/1/T1w"], table.loc["clinic/new/1/T1w"]
     assert "trained, chosen or tested on" in strange["warnings"] and "looks unlike" in strange["warnings"]
+    assert "validated on (against 12 validation scans)" in strange["warnings"]
     assert strange["familiarity"] == 1 / 13 < plain["familiarity"]
     assert "tested on" not in plain["warnings"] and "looks unlike" not in plain["warnings"]
     assert "overlaps little with the brain" in strange["warnings"]  # of quality control
+
+
+def test_a_doubt_says_how_many_scans_stand_behind_it_where_models_had_different_numbers():
+    scan = SimpleNamespace(modality="T1w", person="")
+    index = pd.DataFrame({"warnings": ["", ""], "status": ["failed", "ok"]})
+    familiar = Familiar(np.array([0.01]), np.array([True]), (30, 12, 12))
+    said = warnings_of([scan, scan], index, familiar, set(), [])
+    assert said == ["", "looks unlike the scans that the model was validated on (against 12 to 30 validation scans)"]
 
 
 def test_a_scan_of_another_modality_than_trainings_is_warned_of(run, tmp_path):

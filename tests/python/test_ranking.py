@@ -14,7 +14,7 @@ from results_tree import rewrite_json, write_results_tree
 from tlimb.errors import InputError
 from tlimb.evaluation.metrics import metric
 from tlimb.files import read_json, read_jsonl, write_jsonl
-from tlimb.ranking.answer import answer, decimals, verdict
+from tlimb.ranking.answer import answer, decimals, number_text, verdict
 from tlimb.ranking.compare import Measure, grouped_mean, mean_with_interval, paired_difference
 from tlimb.ranking.effects import marginal_means
 from tlimb.ranking.figures import axis, curves, loss_axis
@@ -360,6 +360,38 @@ def test_the_answer_claims_no_more_than_the_interval_allows():
     assert ", 0.05 worse than training from scratch" in sentence(0.02, 0.08, "mae")
     assert "better than frozen" in sentence(0.02, 0.08, strategies=("scratch", "frozen"))
     assert "70 on 120 test persons (95% interval 0.65 to 0.75, mean of 5 trials)" in sentence(0.02, 0.08)
+
+
+@pytest.mark.parametrize(
+    ("alike", "compared", "tried", "said"),
+    [
+        (1, 2, 5, "the next one can't be told apart from it there."),
+        (0, 2, 5, "it is told apart from the next one there."),
+        (1, 2, 2, "the other one can't be told apart from it there."),
+        (0, 2, 2, "it is told apart from the other one there."),
+        (3, 6, 6, "3 of the 5 others can't be told apart from it there."),
+        (1, 6, 9, "1 of the next 5 can't be told apart from it there."),
+        (0, 6, 6, "it is told apart from all others there."),
+        (0, 6, 9, "it is told apart from all of the next 5 there."),
+        (5, 6, 6, "none of the others can be told apart from it there."),
+        (5, 6, 9, "none of the next 5 can be told apart from it there."),
+    ],
+)
+def test_the_answer_says_in_plain_words_who_is_alike(alike, compared, tried, said):
+    rows = [row_of(str(place), "full", 0.7, place) for place in range(tried)]
+    found = {"candidates": [row["candidate"] for row in rows[1 : 1 + alike]], "compared": compared, "reason": ""}
+    told = answer(rows, [], Measure("auroc", "", 1000, 0.95, 0), "sex", 120, alike=found)
+    assert told.endswith(f"it had 0.80, and {said}")
+
+
+def test_numbers_of_the_answer_have_a_true_minus_sign():
+    rows = [row_of(name, name, -0.1, 1) | {"validation_mean": -0.2} for name in ("full", "scratch")]
+    comparison = {"a": "full", "b": "scratch", "difference": -0.01, "low": -0.03, "high": 0.01}
+    told = answer(rows, [comparison], Measure("r2", "", 1000, 0.95, 0), "sex", 120)
+    assert "R² −0.10 on 120 test persons (95% interval −0.15 to −0.05" in told and "it had −0.20" in told
+    assert "(difference −0.01, interval −0.03 to 0.01)" in told and "-0" not in told
+    assert [number_text(value, 2) for value in (-0.001, -0.5)] == ["0.00", "−0.50"]
+    assert number_text(-0.001, 2, sign="+") == "+0.00"
 
 
 def test_an_interval_that_touches_zero_tells_nothing_apart():

@@ -222,3 +222,44 @@ def test_no_candidate_on_the_front_is_beaten_in_everything(ranking):
         assert row["pareto"] is not beaten
     assert ranking.candidates[0]["pareto"] and any(row["pareto"] is None for row in ranking.candidates)
     assert on_front(np.array([[1.0, 2], [2, 1], [2, 2], [1, 2]])).tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize(("split", "splits"), [({"repeats": 3}, 3), ({"replicates": 3, "n": 20}, None)])
+def test_the_corrected_t_is_over_repeats_of_a_holdout_and_not_over_training_samples(tmp_path, split, splits):
+    tree = write_results_tree(tmp_path, seeds=2, persons=40, split=split, failing=False)
+    ranking = rank(read_results(**tree))
+    found = ranking.comparisons[0]["tests"]["resampled_t"]
+    assert (found and found["splits"]) == splits
+    if found:
+        rows = {row["candidate"]: row for row in ranking.selected()}
+        one, two = ([t["test"] for t in rows[ranking.comparisons[0][side]]["trials"]] for side in "ab")
+        differences = (np.array(one) - np.array(two)).reshape(2, 3).mean(axis=0)
+        n = read_json(tree["models"] / ranking.candidates[0]["trials"][0]["id"] / "model.json")["n"]
+        scans = read_json(tree["scores"] / ranking.candidates[0]["trials"][0]["id"] / "scores-test.json")["n"]["scans"]
+        expected = differences.mean() / np.sqrt((1 / 3 + scans / n["train"]) * differences.var(ddof=1))
+        assert found["t"] == pytest.approx(expected) and found["df"] == 2
+
+
+def test_a_rival_that_halving_dropped_early_is_told_with_its_epochs(copy, ranking):
+    path = copy["search"] / "round-1" / "trials.jsonl"
+    scratch = {row["candidate"] for row in ranking.candidates if row["strategy"].startswith("scratch")}
+    lines = read_jsonl(path)
+    write_jsonl(path, [one | {"budget": 5} if one["candidate"] in scratch else one for one in lines])
+    assert "training from scratch (after 5 of 20 epochs)" in rank(read_results(**copy)).answer
+
+
+def test_a_test_score_that_can_not_be_computed_is_not_taken_for_a_lacking_one(copy, ranking):
+    for trial in of(ranking.candidates[0]):
+        path = copy["scores"] / trial / "predictions-test.parquet"
+        table = pd.read_parquet(path)
+        table[table["truth"] == 1].to_parquet(path)
+    again = rank(read_results(**copy))
+    assert "its balanced accuracy can't be computed on test for every trial" in again.answer
+
+
+def test_a_metric_without_interval_claims_neither_likeness_nor_difference(copy):
+    rewrite_json(copy["sweep"], search=read_json(copy["sweep"])["search"] | {"metric": "calibration_error"})
+    found = rank(read_results(**copy))
+    assert "how surely is not known" in found.answer and "told apart" not in found.answer
+    assert "calibration error" in found.indistinguishable["reason"]
+    assert all(one["ensemble"]["low"] is None and one["ensemble"]["value"] is not None for one in found.ensembles)

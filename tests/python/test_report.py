@@ -26,6 +26,7 @@ from tlimb.ranking.quality import read_sites, to_look_at
 from tlimb.ranking.rank import rank
 from tlimb.ranking.report import duration, many, number, p_value, render, signed
 from tlimb.ranking.results import read_results
+from tlimb.ranking.sections.search import settings
 
 HOUSE = Path(__file__).parents[2]
 TEMPLATE = HOUSE / "assets" / "report"
@@ -106,7 +107,7 @@ def test_the_command_imports_nothing_that_trains(out):
 
 def test_the_command_writes_figures_for_print_and_tables(out):
     figures = {path.name for path in (out / "figures").iterdir()}
-    names = ("ranking", "comparisons", "cost", "groups", "calibration")
+    names = ("ranking", "comparisons", "cost", "groups", "calibration", "progress", "settings", "features")
     assert figures >= {f"{name}.{ending}" for name in names for ending in ("svg", "pdf")}
     for path in (out / "figures").glob("*.svg"):
         drawn = ElementTree.parse(path).getroot()
@@ -128,6 +129,52 @@ def test_figures_for_print_are_the_same_bytes_for_the_same_numbers(out, tmp_path
     for name in names:
         for ending in ("svg", "pdf"):
             assert (tmp_path / f"{name}.{ending}").read_bytes() == (out / "figures" / f"{name}.{ending}").read_bytes()
+
+
+def test_figures_of_the_search_and_of_features_say_what_they_show(tree, out, tmp_path):
+    document, results = read_json(out / "ranking.json"), read_results(**tree)
+    assert {"progress", "settings", "features"} <= set(write_figures(document, tmp_path, results))
+    texts = {}
+    for name in ("progress", "settings", "features"):
+        for path in (f"{name}.svg", f"{name}.pdf"):
+            assert (tmp_path / path).read_bytes() == (out / "figures" / path).read_bytes()
+        drawn = list(ElementTree.parse(tmp_path / f"{name}.svg").getroot().iter())
+        texts[name] = {one.text for one in drawn if one.tag.endswith("}text")}
+        texts[name, "marks"] = sum(one.tag.endswith("}use") for one in drawn)
+    assert {"best so far, fully trained", "5 epochs", "20 epochs"} <= texts["progress"]
+    assert {"strategy", "lr", "L2SP", "0.001 (4)"} <= texts["settings"]
+    assert {"PCA", "t-SNE", "UMAP", "diagnosis", "site", "age", "control", "patient", "east"} <= texts["features"]
+    assert 0 <= texts["features", "marks"] - 3 * 3 * 120 < 30
+    page = (out / "report.html").read_text()
+    assert "<code>figures/features.svg</code>" in page and "/features.parquet</code>" not in page
+
+
+def test_importances_are_drawn_where_the_forest_foretells_anything(tmp_path):
+    rates = (0.0001, 0.001, 0.01, 0.1)
+    results = read_results(**write_results_tree(tmp_path / "tree", seeds=1, persons=60, rates=rates))
+    document = rank(results).document()
+    found = settings(results, document["candidates"])["importances"]
+    assert found["explained"] > 0 and "importances" in write_figures(document, tmp_path / "figures", results)
+    drawn = ElementTree.parse(tmp_path / "figures" / "importances.svg").getroot()
+    texts = [one.text for one in drawn.iter() if one.tag.endswith("}text")]
+    assert [text for text in texts if text in ("L2SP", "strategy", "lr")] == [row["name"] for row in found["settings"]]
+    said = f"explains {100 * found['explained']:.0f}% of {found['candidates']} candidates"
+    assert any(said in text for text in texts)
+    assert not (tmp_path / "figures" / "progress.svg").exists()  # there is no study
+
+
+def test_a_worst_group_is_red_only_where_it_differs_from_everybody_else(tree):
+    results = read_results(**tree)
+    ranking = rank(results)
+    for one in ranking.groups:
+        one["worst"] |= {"low": -0.3, "high": 0.1}
+    shown = {"template": TEMPLATE, "command": COMMAND}
+    assert 'class="worst"' not in render(results, ranking, **shown)
+    best = [one for one in ranking.groups if one["candidate"] == ranking.best]
+    best[0]["worst"] |= {"low": -0.3, "high": -0.1}
+    best[1]["worst"] |= {"low": None, "high": None}
+    marked = re.findall(r'<li class="worst"><span class="name">([^<]*)<', render(results, ranking, **shown))
+    assert marked == [best[0]["worst"]["group"]]
 
 
 def test_bad_input_is_said_without_a_traceback(tree, tmp_path):

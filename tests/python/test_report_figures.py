@@ -14,7 +14,7 @@ from tlimb.ranking.effects import FOLDS, TREES, importances, parallel
 from tlimb.ranking.figures import Series, axis, log_axis, plot
 from tlimb.ranking.rank import rank
 from tlimb.ranking.results import read_results
-from tlimb.ranking.sections.search import progress
+from tlimb.ranking.sections.search import best_so_far, progress, search_points
 from tlimb.ranking.sections.sizes import fitted_curve
 from tlimb.seeds import seed_for
 
@@ -98,5 +98,35 @@ def test_progress_counts_the_epochs_of_every_rung_once(tmp_path):
     values = [point["value"] for one in results.study["rounds"] for point in one["points"]]
     assert found["rungs"][0]["best"] == max(values[:8])
     steps = found["figure"]["live"]["series"][0]
-    assert steps["name"] == "best so far" and steps["y"] == sorted(steps["y"]) and steps["x"][-1] == 88
-    assert steps["y"][-1] == pytest.approx(max(values))
+    assert steps["name"] == "best so far, fully trained" and steps["y"] == sorted(steps["y"])
+    assert [steps["x"][0], steps["x"][-1]] == [52, 88] and steps["y"][-1] == pytest.approx(max(values[8:]))
+
+
+def test_the_best_so_far_is_of_equal_training():
+    rows = [(5, 0.9), (5, 0.7), (10, 0.6), (5, 0.95), (10, 0.8), (20, 0.5), (20, 0.4)]
+    points = [
+        {"budget": budget, "value": value, "trained": place, "full": budget == 20}
+        for place, (budget, value) in enumerate(rows)
+    ]
+    (line,) = best_so_far(points, "max")
+    assert line == {"name": "best so far, fully trained", "budget": None, "x": [5, 6], "y": [0.5, 0.5]}
+    one, two = best_so_far(points[:5], "max")
+    assert one == {"name": "best so far, 5 epochs", "budget": 5, "x": [0, 1, 3], "y": [0.9, 0.9, 0.95]}
+    assert two == {"name": "best so far, 10 epochs", "budget": 10, "x": [2, 4], "y": [0.6, 0.8]}
+    assert best_so_far(points[:2], "min")[0] == {"name": "best so far", "budget": 5, "x": [0, 1], "y": [0.9, 0.7]}
+
+
+def test_a_candidate_of_fewer_epochs_is_fully_trained_in_the_first_rung(tmp_path):
+    tree = write_results_tree(tmp_path, seeds=1, persons=24, failing=False)
+    add_study(tmp_path)
+    results = read_results(**tree)
+    candidates = rank(results).candidates
+    last = results.study["rounds"][-1]["points"][0]
+    row = next(row for row in candidates if row["candidate"] == last["candidate"])
+    row |= {"budget": 1, "epochs": 1}
+    last["value"] = None
+    points = search_points(results, candidates)
+    assert [point["full"] for point in points] == [point["name"] == row["name"] for point in points[:8]] + [True] * 4
+    assert points[8]["value"] == row["validation_mean"]
+    row["budget"] = 0
+    assert len(search_points(results, candidates)) == len(points) - 1

@@ -292,3 +292,44 @@ def test_searches_are_replayed_on_the_training_curves_of_a_grid(document, table,
     assert lines[0][1:4] == ["20", "1", "100%"] and lines[0][5] == "100%"
     assert lines[2][1:3] == ["20", "3"] and lines[2][5:] == ["100%", "0.0000 (0.0000 to 0.0000) |"]
     assert lines[2][3] == f"{(20 * 1 + 7 * 2 + 3 * 6) / 180:.0%}"
+
+
+def test_a_point_that_cannot_be_measured_as_others_are_is_left_out_and_so_are_those_like_it(
+    document, table, labels, recipes, tmp_path
+):
+    table["site"] = [float(i // 2 % 3 + 1) for i in range(len(table))]
+    table.loc[3, "site"] = None
+    labels["site"] = {"kind": "classification", "classes": ["1", "2", "3"], "n": 59}
+    balanced = {"class_path": "BalancedSampler", "init_args": {"label": "site"}}
+    document["stages"][1]["data"]["labelled"]["missing"] = "drop"
+    document["search"] |= {"method": "bayes", "points": 8, "rounds": 2, "seeds": [0]}
+    document["search"]["space"] = {"stages.finetune.data.sampler": [None, balanced], RATE: {"log_uniform": [1e-4, 1e-2]}}
+    document["search"]["unless"] = [{"stages.finetune.data.sampler": balanced}]
+    study = told(suggest(read_sweep(document), table, labels, recipes), tmp_path)
+    document["search"]["unless"] = []
+    last = suggest(read_sweep(document), table, labels, recipes, before=study)
+    left = last.study.rounds[1].left_out
+    assert len(left) > 1 and "candidates would not be measured on the same people" in left[0].why
+    assert {trial["split"] for trial in last.trials} <= {trial["split"] for trial in suggest_first(document, table, labels, recipes)}
+
+
+def suggest_first(document, table, labels, recipes):
+    """The trials of the candidate that leaves the sampler as it is."""
+    search = document["search"] | {"method": "grid", "points": None, "space": {"stages.finetune.data.sampler": [None]}}
+    return suggest(read_sweep(document | {"search": search}), table, labels, recipes).trials
+
+
+def test_a_key_of_the_sweep_stands_for_that_of_a_preset_whichever_way_it_is_written(document, table, labels, recipes):
+    fixed = {"class_path": "SGD", "init_args": {"lr": 0.5}}
+    document["search"] |= {"method": "random", "points": 4, "seeds": [0], "presets": ["optimizer"]}
+    document["search"]["space"] = {"stages.-1.optimizer": [fixed], "stages.finetune.batch_size": [4, 8]}
+    trials = suggest(read_sweep(document), table, labels, recipes).trials
+    assert len(trials) == 2 and all(trial["spec"]["stages"][-1]["optimizer"] == fixed for trial in trials)
+
+
+def test_encoders_are_scored_on_the_first_of_many_replicates(document, table, labels, recipes):
+    document["split"] |= {"replicates": 3, "n": 8}
+    document["evaluate"] = {"probe": True}
+    proposal = suggest(read_sweep(document), table, labels, recipes)
+    first = {trial["split"] for trial in proposal.trials if trial["spec"]["split"]["replicate"] == 0}
+    assert set(proposal.probes) == first and len({trial["split"] for trial in proposal.trials}) == 3 * len(first)

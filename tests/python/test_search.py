@@ -10,12 +10,24 @@ from hypothesis import strategies as st
 
 from tlimb.errors import InputError
 from tlimb.files import digest, read_json, write_json
+from tlimb.search import bayes
 from tlimb.search.ask import ask
 from tlimb.search.halving import rungs, shares
 from tlimb.search.methods import method_of
 from tlimb.search.points import read_space
 from tlimb.search.sampling import sequence
-from tlimb.search.study import Asked, Round, new_study, preference, read_scores, read_study, study_schema, tell, write_study
+from tlimb.search.study import (
+    Asked,
+    LeftOut,
+    Round,
+    new_study,
+    preference,
+    read_scores,
+    read_study,
+    study_schema,
+    tell,
+    write_study,
+)
 from tlimb.search_settings import Halving, Search
 
 SPACE = {
@@ -142,6 +154,24 @@ def test_points_that_failed_are_told_to_the_model_and_never_asked_again():
     lost = played({"method": "bayes", "points": 12, "rounds": 3}, Toy(), worth=lambda point, budget: None)
     assert len({asked.candidate for asked in lost.asked()}) == 12
     assert all(asked.value is None and asked.failed == 1 for asked in lost.asked())
+
+
+def test_points_that_were_left_out_are_told_to_the_model_as_failed(monkeypatch):
+    told = []
+
+    def model(sampler, direction, seed, space, found):
+        told.extend(found)
+        return real(sampler, direction, seed, space, found)
+
+    real = bayes._model
+    monkeypatch.setattr(bayes, "_model", model)
+    search, pool = Search(method="bayes", points=12, rounds=3), Toy()
+    study = played(search.model_dump() | {"points": 4, "rounds": 1}, pool)
+    lost = {"x": 0.25, "rate": 0.001, "kind": "a", "only": 2}
+    rounds = [study.rounds[0].model_copy(update={"left_out": [LeftOut(point=lost, why="cannot be trained")]})]
+    draft = ask(study.model_copy(update={"rounds": rounds}), method_of(search, 9, pool.space), pool)
+    assert [value for draw, value in told if draw == pool.space.locate(lost)] == [None]
+    assert len(told) == 5 and len(draft.wanted) == 4
 
 
 @pytest.mark.parametrize("halving, epochs, expected", [

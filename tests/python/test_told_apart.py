@@ -100,7 +100,7 @@ def test_the_answer_names_how_many_cannot_be_told_apart_and_the_rows_say_which(t
         assert (row["p"] is None) == (row["failed"] > 0) and row["told_apart"] == (row["p"] and row["p"] < 0.05)
     assert all(row["interval"] == ("joint" if row["validation_mean"] else "") for row in ranking.candidates)
     assert 0 < len(alike) < len(complete) - 1
-    number = f"{len(alike)} other{'s' * (len(alike) > 1)} of the {len(complete) - 1} next can't be told apart"
+    number = f"{len(alike)} of the next {len(complete) - 1} can't be told apart from it there"
     assert number in ranking.answer
 
 
@@ -131,3 +131,10 @@ def test_validation_persons_of_one_class_leave_nothing_to_compare(tree, tmp_path
     ranking = rank(read_results(**copy))
     assert ranking.indistinguishable["candidates"] == [] and "give no value" in ranking.indistinguishable["reason"]
     assert all(row["validation_low"] is None for row in ranking.candidates)
+
+
+def test_a_difference_that_no_resample_changes_is_told_apart():
+    """A faultless candidate, and two that say the same of everybody: 1 and 0.5 in every resample."""
+    losses = np.array([0.0, 0.5, 0.5])
+    p = model_confidence_set(losses, np.tile(losses, (1000, 1)))
+    assert p[0] == 1 and (p[1:] < 0.01).all()

@@ -15,7 +15,7 @@ from tlimb.evaluation.linear_probe import PENALTIES, Labelled, cross_validated, 
 from tlimb.files import read_json, write_json, write_parquet
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.results import Results
-from tlimb.ranking.transferability import agreement_of, transferability
+from tlimb.ranking.transferability import agreement_of, fine_tuned, transferability
 
 
 def features_of(n: int, width: int, classes: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -283,6 +283,47 @@ def split_of(name: str, scored: dict) -> dict:
     return facts | {"probe": reached, "harmonised": None}
 
 
+def trial_of(folder, identity: str, candidate: str, init: str, value: float, budget: int = 20) -> dict:
+    """The line of a trial of 20 epochs, its strategy the first word of the candidate; its score is written."""
+    stage = {"name": "last", "strategy": candidate.split()[0], "epochs": 20}
+    scored = {"status": "ok", "reason": "", "targets": {"diagnosis": {"metrics": {"auroc": {"value": value}}}}}
+    write_json(folder / "scores" / identity / "scores-validation.json", scored)
+    spec = {"architecture": {"class_path": "ResNet"}, "stages": [stage]}
+    return {"id": identity, "candidate": candidate, "init": init, "budget": budget, "spec": spec}
+
+
+def results_of(folder, trials: list[dict], models: dict) -> Results:
+    where = {name: folder / "scores" for name in ("encoders_folder", "models_folder", "scores_folder")}
+    shared = {"sweep": {}, "cohort": {}, "pretrainings": [], "scans": pd.DataFrame(), "stores": {}, "encoders": {}}
+    return Results(trials=trials, models=models, probes=folder / "probes", **where, **shared)
+
+
+def test_an_encoder_is_judged_by_its_best_fully_trained_candidate(tmp_path):
+    """Not by one that halving dropped, whatever its score, nor by a mean over settings; failed trials count against."""
+    rows = [
+        ("a1", "full slow", 0.5, 20), ("a2", "full slow", 0.6, 20), ("b1", "full fast", 0.8, 20),
+        ("b2", "full fast", 0.7, 20), ("c1", "full wild", 0.99, 20), ("c2", "full wild", 0.99, 20),
+        ("d1", "full short", 0.95, 5), ("e1", "frozen", 0.9, 5),
+    ]  # fmt: skip
+    trials = [trial_of(tmp_path, name, candidate, "E", value, budget) for name, candidate, value, budget in rows]
+    models = {trial["id"]: {"status": "failed" if trial["id"] == "c2" else "ok"} for trial in trials}
+    results = results_of(tmp_path, trials, models)
+    found = fine_tuned(results, "diagnosis", Measure("auroc", "classification", 100, 0.95, 0))
+    assert found == {"E": {"full": {"mean": pytest.approx(0.75), "trials": 2, "candidate": "full fast", "of": 3}}}
+    found = fine_tuned(results, "diagnosis", Measure("mae", "regression", 100, 0.95, 0))
+    assert found == {"E": {}}
+
+
+def test_the_best_is_the_least_where_smaller_is_better(tmp_path):
+    trials = [trial_of(tmp_path, name, f"full {name}", "E", value) for name, value in (("a", 0.2), ("b", 0.1))]
+    for trial in trials:
+        path = tmp_path / "scores" / trial["id"] / "scores-validation.json"
+        path.write_text(path.read_text().replace("auroc", "brier"))
+    results = results_of(tmp_path, trials, {trial["id"]: {"status": "ok"} for trial in trials})
+    found = fine_tuned(results, "diagnosis", Measure("brier", "classification", 100, 0.95, 0))
+    assert found["E"]["full"]["candidate"] == "full b" and found["E"]["full"]["mean"] == 0.1
+
+
 def test_the_ranking_says_how_well_scores_told_what_came_out(tmp_path):
     """The order of five encoders is right but for one pair of neighbours; frozen ones are too few; no test is read."""
     ids = [str(number) * 12 for number in range(5)]
@@ -290,20 +331,14 @@ def test_the_ranking_says_how_well_scores_told_what_came_out(tmp_path):
     trials, models, reached = [], {}, [0.5, 0.6, 0.7, 0.9, 0.8]
     for number, (identity, value) in enumerate(zip(ids, reached)):
         for strategy in ["full", "frozen"] if number < 3 else ["full"]:
-            spec = {"architecture": {"class_path": "ResNet"}, "stages": [{"name": "last", "strategy": strategy}]}
-            trial = {"id": f"{strategy}{number}", "candidate": strategy, "init": identity, "spec": spec}
-            metrics = {"diagnosis": {"metrics": {"auroc": {"value": value}}}}
-            trials, models = [*trials, trial], models | {trial["id"]: {"status": "ok"}}
-            scored = {"status": "ok", "reason": "", "targets": metrics}
-            write_json(tmp_path / "scores" / trial["id"] / "scores-validation.json", scored)
-    where = {name: tmp_path / "scores" for name in ("encoders_folder", "models_folder", "scores_folder")}
-    shared = {"sweep": {}, "cohort": {}, "pretrainings": [], "scans": pd.DataFrame(), "stores": {}, "encoders": {}}
-    results = Results(trials=trials, models=models, probes=tmp_path / "probes", **where, **shared)
+            trials.append(trial_of(tmp_path, f"{strategy}{number}", strategy, identity, value))
+            models[trials[-1]["id"]] = {"status": "ok"}
+    results = results_of(tmp_path, trials, models)
     found = transferability(results, [], "diagnosis", Measure("auroc", "classification", 100, 0.95, 0))
     assert found["scores"] == ["logme"]
     assert [row["id"] for row in found["encoders"]] == ["random", *ids, LOST]
     assert found["encoders"][1]["scores"]["logme"] == 1.5 and found["encoders"][1]["splits"] == 2
-    assert found["encoders"][1]["fine_tuned"]["full"] == {"mean": 0.5, "trials": 1}
+    assert found["encoders"][1]["fine_tuned"]["full"] == {"mean": 0.5, "trials": 1, "candidate": "full", "of": 1}
     by = {row["strategy"]: row for row in found["agreement"]}
     assert by["full"]["tau"] == pytest.approx(0.8) and by["full"]["rho"] == pytest.approx(0.9) and by["full"]["n"] == 5
     assert by["frozen"]["tau"] is None and by["frozen"]["n"] == 3

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from training_jobs import stage, trial_line
 
 from tlimb.cli import main
-from tlimb.files import write_json, write_jsonl, write_text
+from tlimb.files import read_json, write_json, write_jsonl, write_text
 from tlimb.watch.names import point_names
 from tlimb.watch.page import progress_page, write_progress
 from tlimb.watch.standing import Best, Count, Watcher
@@ -38,7 +38,7 @@ def trained(results: Path, trial: dict, score: float | None, budget: int = 6, se
     about |= {"status": "ok", "reason": ""} if score is not None else {"status": "failed", "reason": "diverged"}
     write_json(results / "models" / trial["id"] / "model.json", about)
     targets = {"diagnosis": {"metrics": {"balanced_accuracy": {"value": score}}}} if score is not None else {}
-    write_json(results / "scores" / trial["id"] / "scores-validation.json", {"targets": targets})
+    write_json(results / "scores" / trial["id"] / "scores-validation.json", {"budget": budget, "targets": targets})
     write_text(results / "scores" / trial["id"] / "scores-test.json", "never read")
 
 
@@ -95,6 +95,10 @@ def test_of_a_survivor_the_epochs_of_the_rung_before_count_and_those_trained_lon
     standing = Watcher(results).look()
     assert standing.trials == Count(2, 1) and standing.epochs == Count(8, 4)
     assert standing.left == pytest.approx(4 * 10.0) and standing.more and standing.rounds == 2
+    about = read_json(results / "models" / first[0]["id"] / "model.json")
+    write_json(results / "models" / first[0]["id"] / "model.json", about | {"budget": 6})
+    standing = Watcher(results).look()
+    assert standing.trials.done == 2 and standing.best.name == "lr 0.01"  # the score that is there is of 2 epochs
     trained(results, first[0], 0.7, budget=6, seconds=60.0)
     standing = Watcher(results).look()
     assert standing.trials == Count(2, 2) and standing.best.value == 0.7 and standing.best.epochs == 6
@@ -212,10 +216,24 @@ def test_the_page_names_the_best_of_those_trained_longest_and_what_is_trained_no
 def test_the_page_stands_alone_refreshes_itself_and_knows_light_and_dark():
     page = progress_page(study(), ROUND, SWEEP)
     assert 'http-equiv="refresh"' in page and "prefers-color-scheme: dark" in page
+    assert 'href="../ranking/report.html"' in page
     assert not any(word in page for word in ("http://", "https://", "<script", "<link", "test"))
     assert len(page) < 20_000
     over = progress_page(study(finished=True, reason="all points are known"), [], SWEEP)
     assert 'http-equiv="refresh"' not in over and "The search has ended: all points are known." in " ".join(read(over))
+
+
+def test_a_round_of_candidates_that_are_trained_fully_already_trains_nothing_and_is_not_the_end():
+    carried = study()
+    carried["rounds"][1]["points"] = [asked(1, 0.7, 6, "carried")]
+    carried["rounds"][2]["points"] = [asked(1, 0.7, 6, "carried")]
+    page = progress_page(carried, [], SWEEP)
+    texts = " ".join(read(page))
+    assert "Round 3 has nothing to train" in texts and "Search in progress, round 3" in texts
+    assert 'http-equiv="refresh"' in page and "has ended" not in texts
+    assert "balanced accuracy 0.700 (mean of 2 trials, standard deviation 0.000) trained to its end" in texts
+    assert "12 epochs of the last stage" in texts and "20 epochs" not in texts
+    assert " 2 1 0 0 6 0.700 3 1 0 0 6 0.700 " in texts
 
 
 def test_what_a_sweep_writes_cannot_break_the_page():
@@ -235,3 +253,31 @@ def test_before_anything_is_scored_the_page_says_so():
 def test_the_best_is_the_lowest_where_lower_is_better():
     texts = " ".join(read(progress_page(study(direction="min", rounds=study()["rounds"][:1]), ROUND, SWEEP)))
     assert "Best so far: lr 0.1, ResNet depth 10 , balanced accuracy 0.600" in texts
+
+
+def test_of_trials_of_different_length_the_best_whole_one_is_best(results):
+    short, long = trials_of(seeds=[0], epochs=3)[0], trials_of(seeds=[0])[1]
+    lines = [short | {"budget": 3}, long]
+    write_jsonl(results / "search" / "round-1" / "trials.jsonl", lines)
+    trained(results, short, 0.9, budget=3)
+    trained(results, long, 0.7)
+    assert Watcher(results).look().best.value == 0.9
+    page = progress_page(study(method="random"), ROUND, SWEEP)
+    assert "balanced accuracy 0.900" in " ".join(read(page))
+
+
+def test_rounds_that_an_earlier_search_left_are_not_counted(results):
+    def left(number: int, *rounds: list[str], finished: bool = False) -> None:
+        folder = results / "search" / f"round-{number}"
+        asked = [{"points": [{"trials": [trial]} for trial in trials]} for trials in rounds]
+        write_json(folder / "study.json", {"finished": finished, "rounds": asked})
+        write_jsonl(folder / "trials.jsonl", trials_of())
+
+    left(1, ["a"])
+    left(2, ["a"], ["b"])
+    left(3, ["a"], ["c"], ["d"], finished=True)
+    assert Watcher(results).look().rounds == 2
+    left(2, ["a"], ["c"])
+    assert Watcher(results).look().rounds == 3
+    left(1, ["a"], finished=True)
+    assert Watcher(results).look().rounds == 1

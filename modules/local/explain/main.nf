@@ -4,7 +4,8 @@ process EXPLAIN {
     label 'process_gpu'
 
     input:
-    tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(models, stageAs: 'models/*'), path(encoders, stageAs: 'encoders/*')
+    tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(models, stageAs: 'models/*')
+    path encoders, stageAs: 'encoders/*' // all: what a model starts from may itself start from others
     path selected
     path cohort // cohort.parquet
     path settings // of the sweep's `evaluate`, what is needed here
@@ -18,7 +19,7 @@ process EXPLAIN {
     def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
     """
     export TLIMB_ACCELERATOR=${task.accelerator ? 'gpu' : ''}
-    export NUMBA_CACHE_DIR="\$PWD/.numba"
+    export NUMBA_CACHE_DIR="${workflow.workDir}/numba" MPLCONFIGDIR="\$PWD/.matplotlib"
     mkdir -p encoders
     tlimb_explain.py --job job --store store --models models --encoders encoders --cohort ${cohort} --selected ${selected} \\
         --settings ${settings} --threads ${task.cpus} ${trust} ${task.ext.args ?: ''} --out explanations

@@ -47,8 +47,8 @@ def percentile_interval(
 
     persons: how many n were drawn from. Resamples spread too little by a factor sqrt((n - 1) / n), and percentiles know
     nothing of Student's t, so that intervals of few persons are too narrow; with `persons` the tails are those of
-    Phi(-sqrt(n / (n - 1)) t_{n-1}), Hesterberg's expanded percentile interval. (None, None) where fewer than half of the
-    resamples gave a value.
+    Phi(-sqrt(n / (n - 1)) t_{n-1}), Hesterberg's expanded percentile interval. (None, None) where fewer than half of
+    the resamples gave a value.
 
     Hesterberg (2015), "What teachers should know about the bootstrap", The American Statistician 69, 371-386.
     """

@@ -64,15 +64,24 @@ def sizes(rows: int, probabilities: np.ndarray | None, fitted: dict) -> np.ndarr
 
 
 def reached(
-    truth: np.ndarray, prediction: np.ndarray, probabilities: np.ndarray | None, fitted: dict, level: float
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    probabilities: np.ndarray | None,
+    fitted: dict,
+    level: float,
+    persons: int | None = None,
 ) -> dict | None:
     """What came of it on other scans: {"coverage": wanted, "reached": share covered, "low", "high": Wilson's interval
     at `level`, "size": mean number of classes or width in the label's unit (None: unbounded), "empty": share of empty
-    sets (None of intervals), "n": scans, "note"}; None without scans."""
+    sets (None of intervals), "n": scans, "note"}; None without scans.
+
+    persons: whose scans these are, for Wilson's interval, since scans of one person go together; as many as scans where
+    None.
+    """
     if not len(truth):
         return None
     inside = float(covered(truth, prediction, probabilities, fitted).mean())
-    low, high = wilson(inside, len(truth), level)
+    low, high = wilson(inside, persons or len(truth), level)
     size = sizes(len(truth), probabilities, fitted)
     return {
         "coverage": fitted["coverage"],

@@ -87,7 +87,7 @@ def evaluate(job, store_folder, models, out, settings: Evaluate, device: torch.d
         ids = {"id": trial["id"], "candidate": trial["candidate"]}
         about = read_json(saved / "model.json")
         if about["status"] != "ok":
-            _write_failed(folder, ids, parts, settings, about["reason"])
+            _write_failed(folder, ids, parts, settings, about)
             continue
         problems = fingerprint_problems(f"model {trial['id']}", about, store)
         if problems:
@@ -100,10 +100,11 @@ def evaluate(job, store_folder, models, out, settings: Evaluate, device: torch.d
         _evaluate(model, view, parts, ids, folder, settings, device)
 
 
-def _write_failed(folder: Path, ids: dict, parts: Iterable[str], settings: Evaluate, reason: str) -> None:
-    write_fitted(folder, ids | failed(reason))
+def _write_failed(folder: Path, ids: dict, parts: Iterable[str], settings: Evaluate, about: dict) -> None:
+    write_fitted(folder, ids | failed(about["reason"]))
     for name in parts:
-        write_json(folder / f"scores-{name}.json", ids | heading(name, _bootstrap(settings), reason))
+        found = heading(name, _bootstrap(settings), about["reason"])
+        write_json(folder / f"scores-{name}.json", ids | {"budget": about["budget"]} | found)
 
 
 def _bootstrap(settings: Evaluate) -> Bootstrap:
@@ -132,7 +133,7 @@ def _evaluate(
             add_dropout(found, dropped, settings.dropout, _bootstrap(settings))
             table["dropout_sd"] = np.nan if dropped is None else dropped["dropout_sd"]
         write_parquet(folder / f"predictions-{name}.parquet", table)
-        write_json(folder / f"scores-{name}.json", ids | found)
+        write_json(folder / f"scores-{name}.json", ids | {"budget": model.facts["budget"]} | found)
 
 
 def _fit(table, features, rows, targets, name: str, settings: Evaluate) -> dict:

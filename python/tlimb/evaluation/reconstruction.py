@@ -32,10 +32,10 @@ def scores_without_targets(
 
     term: its primary term, as it was trained. rows: scan_id, person and the label columns that terms look at, which
     `columns` describes. "loss" holds the value that the term minimises, by its name: its attribute `loss` ("mse", "l1")
-    or its class in lower case. Where the term gives a value for each scan, `each(step)` -> (B,), this is their mean with
-    its interval over persons. Else it is the mean over batches of 16 scans, a lone last one with those before it, each
-    batch as often as it has scans; its low and high are None. "loss" is empty where there are no scans, or one that
-    cannot be compared with others.
+    or its class in lower case. Where the term gives a value for each scan, `each(step)` -> (B,), this is their mean
+    with its interval over persons. Else it is the mean over batches of 16 scans, a lone last one with those before it,
+    each batch as often as it has scans; its low and high are None. "loss" is empty where there are no scans, or one
+    that cannot be compared with others.
     """
     found, single = scores(rows, [], "test", bootstrap), hasattr(term, "each")
     if len(rows) < (1 if single else 2):

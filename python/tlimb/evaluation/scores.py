@@ -61,7 +61,8 @@ def _beside(rows: pd.DataFrame, kind: str, fitted: dict | None, bootstrap: Boots
     truth, prediction, probabilities = prediction_arrays(rows, kind)
     found = {"conformal": None}
     if fitted["conformal"] is not None:
-        found["conformal"] = reached(truth, prediction, probabilities, fitted["conformal"], bootstrap.confidence)
+        settings = fitted["conformal"], bootstrap.confidence, rows["person"].nunique()
+        found["conformal"] = reached(truth, prediction, probabilities, *settings)
     if kind == "regression":
         return {name: age_bias(truth, prediction, fitted["age_bias"])} | found
     return {name: _calibrated(rows, probabilities, kind, fitted["temperature"], bootstrap)} | found

@@ -119,7 +119,7 @@ def _method(name: str, trial: Trial, scans: pd.DataFrame, images: torch.Tensor, 
     signed, unit = method.signed[found[0].outcome is None], method.unit or asked[0].unit
     maps = []
     for number, (group, part) in enumerate(zip(found, made), start=1):
-        title = f"{name.replace('_', ' ')}: {group.name or 'all'} ({len(group.places)} scans)"
+        title = f"{name.replace('_', ' ')}: {group.name or 'all'} (mean of {len(group.places)})"
         stem, mean = f"{name.replace('_', '-')}-{number}", space.bring(part.maps)
         written = write_map(folder, stem, mean, space, Caption(title, unit, signed))
         maps.append({"class": group.name, "scans": len(group.places)} | written | _placed(part.about, space))

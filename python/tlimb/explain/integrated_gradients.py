@@ -32,8 +32,8 @@ def integrated_gradients(output: Output, images: Tensor) -> Shares:
     r"""x_i times the integral over a from 0 to 1 of d output(a x) / d x_i, by Gauss and Legendre's points.
 
     Sundararajan, Taly, Yan (2017), "Axiomatic attribution for deep networks", ICML; the empty image is zero, what
-    stores hold outside of the brain. Completeness: the shares of an image sum to output(x) - output(0). Where they miss it by
-    more than TOLERANCE the number of points is doubled, up to MOST_STEPS; `error` says by how much they still miss it.
+    stores hold outside of the brain. Completeness: the shares of an image sum to output(x) - output(0). Where they miss
+    it by more than TOLERANCE there are more points; `error` says by how much they still miss it.
 
     images: (B, C, ...). Raises DoesNotApply for an output without gradients.
     """

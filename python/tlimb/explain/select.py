@@ -11,8 +11,8 @@ def selected_trials(results: Results) -> list[dict]:
     """The content of selected.json's "trials", the best candidate first: id, candidate, name, selected and init.
 
     Candidates are selected as RANK selects them, on validation alone: the best, and the best of each other strategy.
-    The trial of each is the finished one with the lowest seed, repeat, fold, inner fold and replicate. None where nothing
-    finished.
+    The trial of each is the finished one with the lowest seed, repeat, fold, inner fold and replicate. None where
+    nothing finished.
     """
     target, measure = ranked_measure(results)
     lines = {trial["id"]: trial for trial in results.trials}

@@ -28,8 +28,9 @@
 A method that does not apply to a network is "left out" with its reason, and has no maps; the `reason` of one that is
 "ok" says what a reader must know. `class` is null where one map
 stands for all scans. `peak` is the value of the largest size in the mean map, `peak_mni` where it stands, in mm, null
-where scans are in no template space; `peak_voxel` counts in the store's grid (in the image's own where its place in that
-is not known, and then `nifti` is null). Of time series `png` is regions by time and `peak_voxel` a region and a time point.
+where scans are in no template space or the map is 0 everywhere; `peak_voxel` counts in the store's grid (in the image's
+own where its place in that is not known, and then `nifti` is null). Of time series `png` is regions by time and
+`peak_voxel` a region and a time point.
 `scans` of the features are those that were laid out, of `of` that were held out.
 
 features.parquet, a row a held-out scan: scan_id, person, set (validation, test, external-<cohort>), pc1, pc2, tsne1,
@@ -70,7 +71,8 @@ def write_explanation(folder: Path, said: dict) -> None:
 
 def write_map(folder: Path, stem: str, mean: np.ndarray, space: Space, caption: Caption) -> dict:
     """Write a mean map as PNG and, where it has a place in the store's grid, as NIfTI; what explain.json says of it."""
-    peak = [int(place) for place in np.unravel_index(np.abs(mean).argmax(), mean.shape)]
+    highest = np.unravel_index(np.abs(mean).argmax(), mean.shape) if mean.any() else [size // 2 for size in mean.shape]
+    peak = [int(place) for place in highest]
     facts = {"png": f"{stem}.png", "nifti": None, "peak": float(mean[tuple(peak)]), "peak_mni": None}
     if space.ground is None:
         draw_table(folder / facts["png"], mean, caption)
@@ -80,7 +82,7 @@ def write_map(folder: Path, stem: str, mean: np.ndarray, space: Space, caption: 
     if space.place is not None:
         facts["nifti"] = f"{stem}.nii.gz"
         write_nifti(folder / facts["nifti"], mean, space)
-    if space.mni:
+    if space.mni and facts["peak"]:
         facts["peak_mni"] = np.round(at, 2).tolist()
     return facts | {"peak_voxel": peak}
 
@@ -101,13 +103,14 @@ def write_features(folder: Path, table: pd.DataFrame) -> None:
 
 def label_columns(rows: pd.DataFrame, targets: Sequence[str], cohort: str | Path | None) -> pd.DataFrame:
     """The label columns that stand beside features, in the order of rows (scan_id, targets): the targets as the job has
-    them, then those of cohort.parquet, where it is given, MOST_COLUMNS in all at most."""
+    them, then those of cohort.parquet, where it is given, that have more than one value among these scans, MOST_COLUMNS
+    in all at most."""
     found = rows[[name for name in targets if name not in OWN]].reset_index(drop=True)
     if cohort is None:
         return found
     table = pd.read_parquet(cohort).set_index("scan_id").reindex(rows["scan_id"])
     taken = {*OWN, *NO_LABELS, *targets}
-    names = [name for name in table if name not in taken and table[name].notna().any()]
+    names = [name for name in table if name not in taken and table[name].nunique() > 1]
     names.sort(key=lambda name: USUAL.index(name.lower()) if name.lower() in USUAL else len(USUAL))
     kept = table[names[: max(0, MOST_COLUMNS - len(targets))]]
     return pd.concat([found, kept.reset_index(drop=True)], axis=1)

@@ -37,10 +37,11 @@ class Predicted:
 @dataclass(frozen=True)
 class Familiar:
     """How familiar n scans are: p (n,), mean over the members that can tell, and whether most of these call them
-    unfamiliar; None where no member can tell."""
+    unfamiliar; None where no member can tell. against: with how many validation scans each member compared them."""
 
     p: np.ndarray
     doubtful: np.ndarray
+    against: tuple[int, ...]
 
 
 def predict_scans(
@@ -56,7 +57,7 @@ def predict_scans(
 
     passes: with dropout left on, for each member; 0 for none. A member's numbers are those of EVALUATE bit for bit.
     """
-    views, outputs, dropped, told = {}, [], [], []
+    views, outputs, dropped, told, against = {}, [], [], [], []
     for member in ensemble.members:
         view = _shared_view(member, views, store, scans, device, trusted)
         targets = member.model.targets
@@ -70,11 +71,12 @@ def predict_scans(
         if member.fitted and member.fitted["features"]:
             p = familiarity(member.fitted["features"], features)[1]
             told.append((p, unfamiliar(member.fitted["features"], p)))
+            against.append(len(member.fitted["features"]["held_out"]))
     predicted = [_predicted(number, target, outputs, dropped) for number, target in enumerate(ensemble.targets)]
     if not told:
         return predicted, None
     p, doubts = (np.stack(values) for values in zip(*told))
-    return predicted, Familiar(p.mean(axis=0), doubts.mean(axis=0) > 0.5)
+    return predicted, Familiar(p.mean(axis=0), doubts.mean(axis=0) > 0.5, tuple(against))
 
 
 def _shared_view(member: Member, views: dict[str, View], store, scans, device, trusted) -> View:

@@ -96,8 +96,14 @@ def warnings_of(
     for place in ok if familiar is not None else ():
         number = int(np.searchsorted(ok, place))
         if familiar.doubtful[number]:
-            said[place].append("looks unlike the scans that the model was validated on")
+            said[place].append(f"looks unlike the scans that the model was validated on ({_against(familiar)})")
     return ["; ".join(texts) for texts in said]
+
+
+def _against(familiar: Familiar) -> str:
+    """How many scans stand behind a doubt; members may have had different numbers of them."""
+    few, many = min(familiar.against), max(familiar.against)
+    return f"against {few if few == many else f'{few} to {many}'} validation scans"
 
 
 def _named(of: Predicted) -> np.ndarray:

@@ -53,11 +53,12 @@ def answer(
     digits = decimals(best["test_low"], best["test_high"])
     name = best["name"] + _trained(best)
     if best["test_mean"] is None:
-        first = f"Best for {target} is {name}, by validation alone: it has no test scores."
+        why = f"its {WORDS[measure.metric]} can't be computed on test for every trial"
+        first = f"Best for {target} is {name}, by validation alone: {why if n_persons else 'it has no test scores'}."
     else:
         first = (
-            f"Best for {target} is {name}: {WORDS[measure.metric]} {best['test_mean']:.{digits}f} on {n_persons} test "
-            f"persons ({measure.confidence * 100:g}% interval {range_text(best, 'test_', digits)}, "
+            f"Best for {target} is {name}: {WORDS[measure.metric]} {number_text(best['test_mean'], digits)} on "
+            f"{n_persons} test persons ({measure.confidence * 100:g}% interval {range_text(best, 'test_', digits)}, "
             f"mean of {_trials(best)}){_versus(candidates, comparisons, measure, digits)}."
         )
     return f"{first} {_choice(candidates, alike, ties, digits)}"
@@ -67,7 +68,7 @@ def _choice(candidates: list[dict], alike: dict | None, ties: Sequence[str], dig
     """What the choice of the best rests on: its figure on validation, ties, and who can't be told apart from it."""
     best, tried = candidates[0], sum(row["validation_mean"] is not None for row in candidates)
     among = f"chosen among {tried} candidates" if tried > 1 else "measured while it trained"
-    text = f"On validation{_people(best)}, where it was {among}, it had {best['validation_mean']:.{digits}f}"
+    text = f"On validation{_people(best)}, where it was {among}, it had {number_text(best['validation_mean'], digits)}"
     if ties:
         names = {row["candidate"]: row["name"] for row in candidates}
         named = names[ties[0]] if len(ties) == 1 else f"{len(ties)} others"
@@ -79,14 +80,17 @@ def _choice(candidates: list[dict], alike: dict | None, ties: Sequence[str], dig
 
 def _who_is_alike(alike: dict, tried: int) -> str:
     found, others = len(alike["candidates"]), alike["compared"] - 1
-    among = "" if alike["compared"] == tried else f" of the {others} next" if others > 1 else " of the one next"
+    every = alike["compared"] == tried
     if alike["reason"]:
         return f"the others can't be compared with it there: {alike['reason']}"
+    if others == 1:
+        one = "the other one" if every else "the next one"
+        return f"{one} can't be told apart from it there" if found else f"it is told apart from {one} there"
     if not found:
-        return f"it is told apart from {f'all{among}' if among else 'all others'} there"
-    if found == others > 1:
-        return f"none{among or ' of the others'} can be told apart from it there"
-    return f"{found} other{'s' if found > 1 else ''}{among} can't be told apart from it there"
+        return f"it is told apart from all {'others' if every else f'of the next {others}'} there"
+    if found == others:
+        return f"none of the {'others' if every else f'next {others}'} can be told apart from it there"
+    return f"{found} of the {f'{others} others' if every else f'next {others}'} can't be told apart from it there"
 
 
 def _people(best: dict) -> str:
@@ -135,12 +139,14 @@ def _versus(candidates: list[dict], comparisons: list[dict], measure: Measure, d
     if not found:
         return _alone(candidates)
     comparison, other = found
-    difference = f"{abs(comparison['difference']):.{digits}f}"
+    difference = number_text(abs(comparison["difference"]), digits)
+    signed = number_text(comparison["difference"], digits, sign="+")
+    name = ("training from scratch" if is_scratch(other) else other["name"]) + _trained(other)
+    if comparison["low"] is None:
+        return f" (difference from {name} {signed}, how surely is not known)"
     interval = f"interval {range_text(comparison, '', digits)}"
-    name = "training from scratch" if is_scratch(other) else other["name"]
     said = verdict(comparison, measure.metric)
     if said == "can't be told apart":
-        signed = f"{comparison['difference']:+.{digits}f}"
         return f", which can't be told apart from {name} on these persons (difference {signed}, {interval})"
     return f", {difference} {said} than {name} ({interval} of the difference)"
 
@@ -159,7 +165,12 @@ def _alone(candidates: list[dict]) -> str:
 def range_text(values: dict, prefix: str, digits: int) -> str:
     """`<prefix>low` to `<prefix>high` of values with so many decimals, or `unknown`."""
     low, high = values[f"{prefix}low"], values[f"{prefix}high"]
-    return "unknown" if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
+    return "unknown" if low is None else f"{number_text(low, digits)} to {number_text(high, digits)}"
+
+
+def number_text(value: float, digits: int, sign: str = "") -> str:
+    """A number with so many decimals and a true minus sign, never `−0`; sign: `+` for one before positive ones, too."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
 
 
 def _trials(row: dict) -> str:

@@ -110,7 +110,8 @@ def _coverage(pairs: list[tuple[pd.DataFrame, dict]], measure: Measure) -> dict:
     inside = np.concatenate([covered(*arrays, own) for arrays, own in columns])
     size = np.concatenate([sizes(len(arrays[0]), arrays[2], own) for arrays, own in columns])
     reached, of_classes = float(np.average(inside, weights=counted)), measure.kind != "regression"
-    low, high = wilson(reached, scans.nunique(), measure.confidence)
+    persons = pd.concat([table["person"] for table, _ in pairs]).nunique()
+    low, high = wilson(reached, persons, measure.confidence)
     return {
         "kind": "sets" if of_classes else "intervals",
         "coverage": pairs[0][1]["coverage"],

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from tlimb.ranking.answer import WORDS, decimals, range_text
+from tlimb.ranking.answer import WORDS, decimals, number_text, range_text
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.results import Results
 from tlimb.ranking.starts import published_notes
@@ -54,7 +54,8 @@ def _nested(nested: dict | None, measure: Measure) -> tuple[list[str], list[str]
         digits = decimals(nested["low"], nested["high"])
         said.append(
             f"Choosing anew inside each of {len(nested['folds'])} outer folds gives {WORDS[measure.metric]} "
-            f"{nested['value']:.{digits}f} ({measure.confidence * 100:g}% interval {range_text(nested, '', digits)})."
+            f"{number_text(nested['value'], digits)} ({measure.confidence * 100:g}% interval "
+            f"{range_text(nested, '', digits)})."
         )
     lacking = sum(one["test"] is None for one in nested["folds"]) if nested else 0
     if lacking:

@@ -58,7 +58,7 @@ def _over_splits(results: Results, best: dict, other: dict) -> dict | None:
     values = [{key_of(one): one for one in row["trials"] if one["test"] is not None} for row in (best, other)]
     splits: dict[tuple, list] = {}
     for key in values[0]:
-        if key in values[1] and values[0][key]["fold"] is not None:
+        if key in values[1]:
             one, two = values[0][key], values[1][key]
             splits.setdefault((one["repeat"], one["fold"]), []).append((one["id"], one["test"] - two["test"]))
     trained = [results.models[trial].get("n", {}).get("train") for found in splits.values() for trial, _ in found]

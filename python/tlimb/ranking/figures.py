@@ -51,13 +51,16 @@ def loss_axis(values) -> Axis:
 
 
 def log_axis(values, count: int = 6) -> Axis:
-    """A logarithmic axis around the positive `values`; ticks are these where they are few, else round numbers."""
+    """A logarithmic axis around the positive `values`; ticks are these where they are few and short, else round."""
     finite = sorted({value for value in values if value is not None and math.isfinite(value) and value > 0})
     finite = finite or [1.0, 10.0]
     low, high = math.log10(finite[0]), math.log10(finite[-1])
     pad = 0.05 * (high - low) or 0.3
     low, high = low - pad, high + pad
-    marks = finite if len(finite) <= count else _round_values(low, high, count)
+    short = all(value in (round(value), float(f"{value:.3g}")) for value in finite)
+    marks = finite if len(finite) <= count and short else _round_values(low, high, count)
+    if len(marks) < 2:
+        marks = [float(f"{value:.3g}") for value in (finite[0], finite[-1])]
     return Axis(low, high, [(round(_percent(math.log10(mark), low, high), 3), f"{mark:g}") for mark in marks], log=True)
 
 

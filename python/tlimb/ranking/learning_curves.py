@@ -28,7 +28,7 @@ from itertools import combinations
 import numpy as np
 
 from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
-from tlimb.evaluation.metrics import DIRECTIONS, prediction_arrays, weighted_metric
+from tlimb.evaluation.metrics import DIRECTIONS, WITHOUT_INTERVAL, prediction_arrays, weighted_metric
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.crossings import crossing
 from tlimb.ranking.next_runs import next_runs
@@ -62,7 +62,7 @@ def learning_curves(results: Results, candidates: list[dict], target: str, measu
         for i, name in enumerate(strategies)
     ]
     for i, curve in enumerate(curves):
-        curve["fit"] = _fit(curve, sizes, scores[i, :, :, 0], measure)
+        curve["fit"] = _fit(curve, sizes, units, scores[i, :, :, 0], measure)
         rows = [chosen[place][0] for place in chosen if place[:2] == (curve["strategy"], curve["points"][-1]["n"])]
         curve["next"] = next_runs(curve["fit"]["status"], rows[0], sizes, results) if rows else []
     return {
@@ -111,7 +111,7 @@ def _unit(trial: dict) -> tuple:
 
 def _scores(results, chosen, strategies: list, sizes: list, units: list, target: str, measure: Measure):
     """Test scores (strategies, sizes, units, 1 + draws) of what was chosen, on all persons, then on drawn ones, NaN
-    where there is none; and how many persons there are."""
+    where there is none, as on drawn ones of a metric whose bootstrap is not sound; and how many persons there are."""
     tables = {place: list(results.tables(found[1], "test", target).values()) for place, found in chosen.items()}
     count = sum(map(len, tables.values()))
     draws = min(measure.resamples, max(LEAST_DRAWS, MOST_WORK // max(count, 1)))
@@ -125,6 +125,8 @@ def _scores(results, chosen, strategies: list, sizes: list, units: list, target:
         values = [_values(table, persons, weights, measure) for table in group]
         if values:
             found[strategies.index(strategy), sizes.index(n), units.index(unit)] = np.mean(values, axis=0)
+    if measure.metric in WITHOUT_INTERVAL:
+        found[..., 1:] = np.nan
     return found, len(persons)
 
 
@@ -159,12 +161,21 @@ def _points(name: str, sizes: list, units: list, chosen: dict, scores: np.ndarra
     return points
 
 
-def _fit(curve: dict, sizes: list, values: np.ndarray, measure: Measure) -> dict:
-    """What the curve is, by the training samples that finished at every size that has any. values: (sizes, units)."""
+def _fit(curve: dict, sizes: list, units: list, values: np.ndarray, measure: Measure) -> dict:
+    """What the curve is, by the replicates that finished at every size that has any. values: (sizes, units)."""
     kept = [k for k, point in enumerate(curve["points"]) if point["mean"] is not None]
-    whole = values[kept][:, np.isfinite(values[kept]).all(0)].T
+    whole = by_replicate(values[kept], units)
+    whole = whole[np.isfinite(whole).all(1)]
     tried = np.array(sizes)[kept]
     return describe_curve(tried, whole, DIRECTIONS[measure.metric], measure.confidence, measure.seed)
+
+
+def by_replicate(values: np.ndarray, units: list[tuple]) -> np.ndarray:
+    """Scores (sizes, units) as (replicates, sizes): folds and repeats of one replicate are averaged, for they share
+    people and tell less than as many replicates would; NaN where one of them is."""
+    names = [unit[UNIT.index("replicate")] for unit in units]
+    own = [[name == one for name in names] for one in dict.fromkeys(names)]
+    return np.stack([values[:, columns].mean(1) for columns in own])
 
 
 def _crossings(strategies: list, sizes: list, means: np.ndarray, measure: Measure) -> list[dict]:

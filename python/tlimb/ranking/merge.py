@@ -81,7 +81,7 @@ def merge(parts: list[Part]) -> dict:
         "methods": rows,
         "scores": _score_rows(scores, names, methods, table * signs[:, None]),
         "friedman": friedman,
-        "notes": _notes(names, methods, whole, friedman),
+        "notes": _notes(names, methods, whole, friedman) + _same_people(datasets),
     }
 
 
@@ -209,6 +209,18 @@ def _score_rows(scores: dict, names: list[str], methods: list[str], table: np.nd
             facts = {"dataset": name, "method": methods[number], "rank": rank}
             rows.append(facts | {key: score[key] for key in ("mean", "low", "high", "validation")})
     return rows
+
+
+def _same_people(datasets: dict[str, dict]) -> list[str]:
+    """Data sets that test the same people, as with several sizes of training: ranks on them go together."""
+    named: dict[str, list[str]] = {}
+    for name in sorted(datasets):
+        named.setdefault(datasets[name]["protocol"]["people"], []).append(name)
+    return [
+        f"{', '.join(alike)} test the same people: they are no independent data sets, as Friedman's test has it."
+        for alike in named.values()
+        if len(alike) > 1
+    ]
 
 
 def _notes(names: list[str], methods: list[str], whole: np.ndarray, friedman: dict | None) -> list[str]:

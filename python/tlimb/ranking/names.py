@@ -7,7 +7,8 @@ from tlimb.search.combinations import is_fitted
 from tlimb.splits import PART
 
 Path = tuple[str, ...]
-CLASSES = {"architecture", "optimizer", "scheduler", "module", "primary", "scenario", "combine"}  # their value is a class, which names itself
+CLASSES = {"architecture", "optimizer", "scheduler", "module", "primary", "scenario", "combine"}
+"""Keys whose value is a class, which names itself."""
 
 
 def strategy_of(trial: dict) -> str:

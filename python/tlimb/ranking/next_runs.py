@@ -15,15 +15,16 @@ def next_runs(status: str, row: dict, sizes: list[int], results: Results) -> lis
     """
     if status == "power law":
         return []
-    runs = [_more_sizes(sizes)] if status in ("too few points", "no limit", "plateau") else []
+    runs = [_more_sizes(sizes, results)] if status in ("too few points", "no limit", "plateau") else []
     if status in ("plateau", "not monotone", "no power law"):
         runs += [run for run in (_wider(row), _longer(row), _one_site(row, results)) if run]
     return runs
 
 
-def _more_sizes(sizes: list[int]) -> dict:
+def _more_sizes(sizes: list[int], results: Results) -> dict:
+    replicates = max(LEAST_REPLICATES, results.sweep.get("split", {}).get("replicates") or 0)
     more = sorted({*sizes, max(2, sizes[0] // 2), 2 * sizes[-1], *_between(sizes)})
-    sweep = {"split": {"replicates": LEAST_REPLICATES}, "search": {"space": {"split.n": more}}}
+    sweep = {"split": {"replicates": replicates}, "search": {"space": {"split.n": more}}}
     why = f"a fit needs {LEAST_SIZES} sizes and {LEAST_REPLICATES} replicates, and its end is where it goes"
     return {"title": "more sizes and replicates", "why": why, "sweep": sweep}
 

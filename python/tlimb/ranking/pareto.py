@@ -3,7 +3,7 @@
 As it stands in ranking.json: rows of candidates have "seconds" (of their own trainings), "pretraining_seconds" (of the
 distinct pretrainings that these start from, each counted whole, as if the candidate had been tried alone) and "pareto":
 true where no other candidate is at least as good in score on validation, seconds in all and parameters, and better in
-one of them; null where a candidate did not finish, was not fully trained or where its time or size is not known. And
+one of them; null where a trial of a candidate failed, it was not fully trained or its time or size is not known. And
 
     "cost": {"stages": [{"stage": "pretrain", "kind": "pretraining" | "fine-tuning", "trainings": 18,
                          "seconds": 9120.0, "gpu_seconds": 9120.0}, …],   in the order of training
@@ -41,7 +41,8 @@ def mark_pareto(results: Results, candidates: list[dict], direction: str) -> Non
         starts.setdefault(trial["candidate"], set()).add(trial["init"])
     for row in candidates:
         row["pretraining_seconds"] = _pretraining_seconds(results, starts[row["candidate"]], parents)
-    rows = [row for row in candidates if row["budget"] == row["epochs"] and None not in _facts(row)]
+    rows = [row for row in candidates if row["budget"] == row["epochs"] and not row["failed"]]
+    rows = [row for row in rows if None not in _facts(row)]
     values = np.array([_facts(row) for row in rows], float).reshape(-1, 3)
     values[:, 0] *= -1 if direction == "max" else 1
     for row, best in zip(rows, on_front(values)):

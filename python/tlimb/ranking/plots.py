@@ -1,9 +1,15 @@
 """The report's figures for print: SVG and PDF, told apart without colour too, the same bytes for the same numbers."""
 
+import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tlimb.files import replacing
 from tlimb.ranking.answer import WORDS
+from tlimb.ranking.results import Results
+from tlimb.ranking.sections.looks import coloured_by, explained, layout_table, layouts_of
+from tlimb.ranking.sections.search import LEAST_POINTS, best_so_far, search_points, settings
 from tlimb.ranking.sections.sizes import fitted_curve
 
 INK, SOFT, FAINT = "#1d2329", "#5d6873", "#9aa3aa"
@@ -11,7 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Told apart with any kind of colour vision. Okabe M, Ito K. Color universal design. 2008."""
 CURVES = (("before", COLOURS[1], "s", "as trained"), ("after", COLOURS[0], "o", "scaled"))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-MOST_ROWS, MOST_PANELS = 30, 4
+MOST_ROWS, MOST_PANELS, MOST_SETTINGS = 30, 4, 12
 STYLE = {
     "font.size": 9,
     "font.family": "sans-serif",
@@ -35,22 +41,36 @@ STYLE = {
 }
 
 
-def write_figures(document: dict, out: Path) -> list[str]:
-    """Write <name>.svg and <name>.pdf under `out` for every figure that ranking.json has the numbers of; their names.
+def write_figures(document: dict, out: Path, results: Results | None = None) -> list[str]:
+    """Write <name>.svg and <name>.pdf under `out` for every figure that there are numbers of; their names.
 
-    document: the content of ranking.json. Text stays text in both.
+    document: the content of ranking.json. results: for the search's progress, settings and features, which ranking.json
+    does not hold; without them these are left out. Text stays text in both.
     """
     from matplotlib import cycler, rc_context
     from matplotlib.figure import Figure
 
     written = []
-    for name, draw in FIGURES.items():
+    draws = {name: partial(draw, document=document) for name, draw in FIGURES.items()}
+    draws |= _of_results(document, results) if results else {}
+    for name, draw in draws.items():
         with rc_context(STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}):
             figure = Figure(layout="constrained")
-            if draw(figure, document):
+            if draw(figure):
                 _save(figure, out, name)
                 written.append(name)
     return written
+
+
+def _of_results(document: dict, results: Results) -> dict[str, Callable]:
+    """Name -> what draws a figure that needs more than ranking.json, given a figure."""
+    found, word = settings(results, document["candidates"]), WORDS[document["metric"]]
+    return {
+        "progress": partial(_progress, document=document, results=results),
+        "settings": partial(_settings, effects=found["effects"][:MOST_SETTINGS], word=word),
+        "importances": partial(_importances, found=found["importances"]),
+        "features": partial(_features, document=document, results=results),
+    }
 
 
 def _save(figure, out: Path, name: str) -> None:
@@ -93,10 +113,10 @@ def _comparisons(figure, document: dict) -> bool:
 
 
 def _pareto(figure, document: dict) -> bool:
-    """Score on validation against training time with pretraining and against parameters."""
-    rows = [row for row in document["candidates"] if row["validation_mean"] is not None]
-    rows = [row for row in rows if row["seconds"] and row["parameters"]]
-    seconds = [row["seconds"] + (row.get("pretraining_seconds") or 0) for row in rows]
+    """Score on validation against training time with pretraining and against parameters, of those held against each
+    other."""
+    rows = [row for row in document["candidates"] if row.get("pareto") is not None]
+    seconds = [row["seconds"] + row["pretraining_seconds"] for row in rows]
     costs = {
         "training with pretraining (hours)": [value / 3600 for value in seconds],
         "parameters (millions)": [row["parameters"] / 1e6 for row in rows],
@@ -213,10 +233,117 @@ def _calibration(figure, document: dict) -> bool:
     return bool(rows)
 
 
+def _progress(figure, document: dict, results: Results) -> bool:
+    """Best validation score so far against the epochs trained, a point for each candidate at each budget."""
+    points = search_points(results, document["candidates"])
+    if len(points) < LEAST_POINTS:
+        return False
+    figure.set_size_inches(5.6, 3.4)
+    axes = figure.subplots()
+    budgets = sorted({point["budget"] for point in points})
+    styles = dict(zip(budgets, zip(COLOURS[1:] * 9, MARKERS * 9)))
+    for one in best_so_far(points, document["direction"]):
+        colour = styles.get(one["budget"], COLOURS)[0]
+        axes.plot(one["x"], one["y"], color=colour, lw=1.4, drawstyle="steps-post", label=one["name"])
+    for budget, (colour, marker) in styles.items():
+        held = [point for point in points if point["budget"] == budget]
+        label = f"{budget} epochs" if len(budgets) > 1 else "candidates"
+        x, y = ([point[key] for point in held] for key in ("trained", "value"))
+        axes.plot(x, y, marker, color=colour, markerfacecolor="white", ms=4.5, label=label)
+    axes.set(xlabel="epochs trained, all trials together", ylabel=f"{WORDS[document['metric']]} on validation")
+    axes.set_xlim(left=0)
+    axes.grid(True)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return True
+
+
+def _settings(figure, effects: list[dict], word: str) -> bool:
+    """A panel a setting: the mean over the candidates with each value, and these as small dots."""
+    if not effects:
+        return False
+    across = min(2, len(effects))
+    down = math.ceil(len(effects) / across)
+    rows = [max(len(one["values"]) for one in effects[across * row : across * (row + 1)]) for row in range(down)]
+    figure.set_size_inches(3.7 * across, 0.7 + sum(0.55 + 0.26 * count for count in rows))
+    given = {"squeeze": False, "sharex": True, "height_ratios": [count + 0.6 for count in rows]}
+    panels = list(figure.subplots(down, across, **given).flat)
+    for axes, effect in zip(panels, effects):
+        _rows(axes, [f"{group['value']} ({len(group['scores'])})" for group in effect["values"]])
+        for place, group in enumerate(effect["values"]):
+            axes.plot(group["scores"][:100], [place] * len(group["scores"][:100]), "o", color=FAINT, ms=3, alpha=0.6)
+            axes.plot(group["mean"], place, "s", color=COLOURS[0], ms=5)
+        axes.set_title(effect["name"], fontsize=9, loc="left")
+        axes.tick_params(labelbottom=True)
+    for axes in panels[len(effects) :]:
+        axes.set_axis_off()
+    figure.supxlabel(f"{word} on validation; squares: mean over candidates (their number)", fontsize=9)
+    return True
+
+
+def _importances(figure, found: dict | None) -> bool:
+    """Permutation importances, where the forest foretells anything."""
+    if not found or found["explained"] <= 0:
+        return False
+    rows = found["settings"][:MOST_ROWS]
+    axes = _forest(figure, [row["name"] for row in rows])
+    axes.barh(range(len(rows)), [row["importance"] for row in rows], height=0.55, color=COLOURS[0])
+    share = f"the forest explains {100 * found['explained']:.0f}% of {found['candidates']} candidates’ scores"
+    axes.set_xlabel(f"permutation importance; {share}")
+    return True
+
+
+def _features(figure, document: dict, results: Results) -> bool:
+    """The best one's held-out scans in every layout (columns), coloured by target, site and age (rows)."""
+    found = [one for one in explained(results, document["candidates"]) if one[1]["candidate"] == document["best"]]
+    if not found or found[0][1]["features"]["status"] != "ok":
+        return False
+    table = layout_table(found[0][0], found[0][1]["features"])
+    named = {name.lower(): name for name in table}
+    wanted = [document["target"], *(named[name] for name in ("site", "age") if name in named)]
+    columns = [name for name in dict.fromkeys(wanted) if name in table and table[name].notna().any()]
+    layouts = layouts_of(table)
+    figure.set_size_inches(2.4 * len(layouts) + 1.2, 2.3 * max(1, len(columns)) + 0.2)
+    panels = figure.subplots(max(1, len(columns)), len(layouts), squeeze=False)
+    panels = list(panels)
+    for across, column in zip(panels, columns or [None]):
+        colours = {"names": ["scans"] * len(table)} if column is None else coloured_by(table[column])
+        for axes, (name, (x, y)) in zip(across, layouts.items()):
+            shown = _scatter(axes, table[x].to_numpy(), table[y].to_numpy(), colours)
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(name if across is panels[0] else "", fontsize=9)
+        across[0].set_ylabel(column)
+        if "numbers" in colours:
+            figure.colorbar(shown, ax=across[-1], shrink=0.9).outline.set_visible(False)
+        else:
+            across[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2, borderpad=0)
+    return True
+
+
+def _scatter(axes, x, y, colours: dict):
+    """Points by what `coloured_by` gives: shaded by numbers, or a colour and marker for each name; grey the rest."""
+    if "numbers" in colours:
+        numbers = [math.nan if value is None else value for value in colours["numbers"]]
+        lost = [math.isnan(value) for value in numbers]
+        axes.plot(x[lost], y[lost], "x", color=FAINT, ms=3)
+        return axes.scatter(x, y, c=numbers, s=9, cmap="viridis", linewidths=0)
+    rest = ("other", "not known")
+    known = sorted({name for name in colours["names"] if name not in rest})
+    for name, colour, marker in zip(known, COLOURS, MARKERS):
+        held = [one == name for one in colours["names"]]
+        axes.plot(x[held], y[held], marker, color=colour, ms=3, alpha=0.8, label=name)
+    for name in (name for name in rest if name in colours["names"]):
+        held = [one == name for one in colours["names"]]
+        axes.plot(x[held], y[held], "x", color=FAINT, ms=3, label=name)
+    return None
+
+
 def _forest(figure, names: list[str]):
     """Axes with a row for each name, the first at the top."""
     figure.set_size_inches(7, 0.9 + 0.32 * max(1, len(names)))
-    axes = figure.subplots()
+    return _rows(figure.subplots(), names)
+
+
+def _rows(axes, names: list[str]):
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.set_ylim(max(1, len(names)) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

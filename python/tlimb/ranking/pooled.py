@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tlimb.evaluation.bootstrap import person_bootstrap
-from tlimb.evaluation.metrics import prediction_arrays, weighted_metric
+from tlimb.evaluation.metrics import WITHOUT_INTERVAL, prediction_arrays, weighted_metric
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.oracle import APART
 from tlimb.ranking.results import KEY, Results
@@ -48,7 +48,8 @@ def persons_of(tables: list[pd.DataFrame]) -> np.ndarray:
 
 def means(groups: list[list[pd.DataFrame]], persons: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
     """The mean of the metric over the tables of each of g groups, (g,), and the same on resampled persons,
-    (resamples, g); NaN where none of a group's tables has it. Calls with equal persons resample alike.
+    (resamples, g); NaN where none of a group's tables has it, the second also of a metric whose bootstrap is not sound.
+    Calls with equal persons resample alike.
 
     Of more than 10 tables 10 that lie evenly among them are resampled, moved so that they stand around the mean of all.
     """
@@ -60,6 +61,8 @@ def means(groups: list[list[pd.DataFrame]], persons: np.ndarray, measure: Measur
         return np.stack([_mean(parts, weights, measure.metric) for parts in few], axis=1)
 
     values = np.array([_mean(parts, once, measure.metric)[0] for parts in columns])
+    if measure.metric in WITHOUT_INTERVAL:
+        return values, np.full((measure.resamples, len(groups)), np.nan)
     draws = person_bootstrap(statistic, len(persons), resamples=measure.resamples, seed=measure.seed)
     return values, draws + np.nan_to_num(values - statistic(once)[0])
 

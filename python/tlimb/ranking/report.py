@@ -81,7 +81,7 @@ def _sections(results: Results, ranking: Ranking) -> dict:
         "progress": progress(results, ranking, word),
         "cost": cost(ranking, word),
         "looks": looks(results, ranking),
-        "settings": settings(results, ranking),
+        "settings": settings(results, ranking.candidates),
         "model_curves": training.model_curves(results, ranking),
         "pretrainings": training.pretrainings(groups, results),
         "encoder_curves": training.encoder_curves(groups, results, SHOWN["panels"]),

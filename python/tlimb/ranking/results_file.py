@@ -14,7 +14,8 @@ A method is the best candidate of a strategy, chosen on validation in its own ru
 target: the test set, named after its cohorts and target and, where training is limited to n persons, `n 40`; and each
 external cohort, `elsewhere: diagnosis, trained on clinic`. `people` and `scans` are digests of who and what was tested:
 scores may be compared where the whole protocol is equal, which `digest` says in short. `split` is null for an external
-cohort, where nobody is trained on; what stands in it beside `n` has to be equal.
+cohort, where nobody is trained on; what stands in it beside `n` has to be equal. Where methods of a run were tested on
+different people, as with a failed fold, the dataset is that of most scans, and scores on fewer are left out.
 """
 
 from typing import Literal
@@ -104,14 +105,15 @@ class ResultsFile(Settings):
 def results_document(results: Results, selected: list[dict], target: str, measure: Measure) -> dict | None:
     """The content of results.json; None where no candidate was selected. selected: rows of ranking.json."""
     external = [one["cohort"] for one in results.sweep.get("evaluate", {}).get("external", [])]
-    datasets, scores = {}, []
-    for row in selected:
-        for part in ["test", *(f"external-{cohort}" for cohort in external)]:
-            found = _score(results, row, part, target, measure)
-            if found:
-                dataset, score = found
-                datasets[dataset["dataset"]] = dataset
-                scores.append(score)
+    parts = ["test", *(f"external-{cohort}" for cohort in external)]
+    found = [_score(results, row, part, target, measure) for row in selected for part in parts]
+    found = [one for one in found if one]
+    datasets: dict[str, dict] = {}
+    for dataset, _ in found:
+        known = datasets.setdefault(dataset["dataset"], dataset)
+        if dataset["n_scans"] > known["n_scans"]:
+            datasets[dataset["dataset"]] = dataset
+    scores = [score for dataset, score in found if datasets[dataset["dataset"]]["digest"] == dataset["digest"]]
     methods = [{"method": _method(row)} | {key: row[key] for key in TOLD} for row in selected]
     if not methods:
         return None

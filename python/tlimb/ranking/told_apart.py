@@ -1,13 +1,15 @@
 """Which candidates can't be told apart from the best on validation: the model confidence set.
 
 The best of many is best partly by luck, so comparing it with each other candidate as if it had been named beforehand
-finds too many differences, even with Holm's correction (of fifty equal candidates, in 45 % of searches at least one). The model confidence set asks the other way: as long as "all that are left are equally good" is refused, the worst
-goes. For losses L_i of the candidates left, d_i = L_i - mean_j L_j, and their bootstrap values over persons d_i*:
+finds too many differences, even with Holm's correction (of fifty equal candidates, in 45 % of searches at least one).
+The model confidence set asks the other way: as long as "all that are left are equally good" is refused, the worst goes.
+For losses L_i of the candidates left, d_i = L_i - mean_j L_j, and their bootstrap values over persons d_i*:
 
     t_i = d_i / se_i,   se_i^2 = var*(d_i*),   T = max_i t_i,   p = share of max_i (d_i* - mean* d_i*) / se_i >= T
 
-The p of a candidate is the largest of all steps up to the one in which it goes. With the chosen confidence the set holds
-the candidate that is best among all people, if the trained models are taken as they are: seeds are not drawn anew.
+The p of a candidate is the largest of all steps up to the one in which it goes. With the chosen confidence the set
+holds the candidate that is best among all people, if the trained models are taken as they are: seeds are not drawn
+anew.
 
 As it stands in ranking.json: rows of candidates have "told_apart" (true, false; null for the best itself and where not
 compared) and "p"; and "indistinguishable", null where nothing finished:
@@ -21,13 +23,13 @@ Reference: Hansen PR, Lunde A, Nason JM. The model confidence set. Econometrica 
 import numpy as np
 
 from tlimb.evaluation.bootstrap import interval
-from tlimb.evaluation.metrics import DIRECTIONS
+from tlimb.evaluation.metrics import DIRECTIONS, WITHOUT_INTERVAL
 from tlimb.ranking.compare import Measure, bootstrap_means
 from tlimb.ranking.results import Results
 from tlimb.ranking.selection import standing
 
 MOST = 50
-"""Candidates whose intervals and differences come from a bootstrap of their own: the first so many, and the selected."""
+"""Candidates with intervals and differences by a bootstrap of their own: the first so many, and the selected."""
 
 
 def compare_on_validation(results: Results, candidates: list[dict], target: str, measure: Measure) -> dict | None:
@@ -54,7 +56,8 @@ def model_confidence_set(losses: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """p (k,) of each of k candidates being as good as the best. losses: (k,); drawn: (b, k), bootstrap values.
 
     Resamples that gave NaN anywhere are left out. The best has p 1; a candidate whose p is below 1 - confidence is told
-    apart from it.
+    apart from it. One that differs from the others by the same in every resample, as a constant prediction does from a
+    faultless one, differs for certain.
     """
     drawn = drawn[np.isfinite(drawn).all(axis=1)]
     p, highest = np.ones(len(losses)), 0.0
@@ -64,8 +67,10 @@ def model_confidence_set(losses: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         e = drawn[:, left] - drawn[:, left].mean(axis=1, keepdims=True)
         e = e - e.mean(axis=0)
         se = np.sqrt((e**2).mean(axis=0))
-        se[se < 1e-12] = np.inf  # candidates that never differ
-        t = d / se
+        steady = se < 1e-12
+        se[steady] = np.inf
+        differs = np.abs(d) > 1e-9 * max(1.0, float(np.abs(losses).max()))
+        t = np.where(steady & differs, np.copysign(np.inf, d), d / se)
         worst = len(t) - 1 - int(np.argmax(t[::-1]))
         reached = ((e / se).max(axis=1) >= t[worst] - 1e-12).sum()
         highest = max(highest, (reached + 1) / (len(drawn) + 1))
@@ -79,6 +84,8 @@ def _indistinguishable(rows: list[dict], values: np.ndarray, drawn: np.ndarray, 
     known = np.isfinite(drawn).all(axis=1).sum()
     if 2 * known < len(drawn) or len(drawn) == 0:
         reason = "most samples of the validation persons give no value that could be compared"
+        if measure.metric in WITHOUT_INTERVAL:
+            reason = f"samples of the persons do not tell how sure a {measure.metric.replace('_', ' ')} is"
         return facts | {"candidates": [], "reason": reason}
     sign = -1 if DIRECTIONS[measure.metric] == "max" else 1
     for row, p in list(zip(rows, model_confidence_set(sign * values, sign * drawn)))[1:]:

@@ -5,14 +5,16 @@
  "encoders": [{"id", "name", "random": bool, "status", "reason", "splits": 1, "seconds", "features": width,
    "scores": {"logme": 0.1 or null, ...}, "probe": {metric: validation value of a linear probe},
    "harmonised": null or {"validation": {metric: value}, "site": {"before", "after", "chance"}, "reason"},
-   "fine_tuned": {"full": {"mean": validation score, "trials": 4}, "frozen": ...}}],
+   "fine_tuned": {"full": {"mean": validation score, "trials": 4, "candidate": id, "of": 6}, "frozen": ...}}],
  "agreement": [{"score": "logme", "strategy": "full", "n": 6, "tau", "tau_low", "tau_high", "tau_p", "rho", "rho_low",
                 "rho_high", "rho_p", "text"}],
  "notes": [text]}
-Scores are larger where transfer is expected to be better; `fine_tuned` is in the metric of the ranking. Where an
-encoder was probed for several splits, means over them stand. Agreement is 1 where a score orders encoders as the mean
-validation score of what was fine-tuned from them does; encoders of random weights have no part in it. Nothing here
-reads a test score.
+Scores are larger where transfer is expected to be better. Where an encoder was probed for several splits, means over
+them stand. `fine_tuned` is of the best candidate by validation among the `of` that start from the encoder by a strategy
+and are fully trained: the mean over its `trials` from that encoder, in the metric of the ranking; a strategy of which
+nothing is fully trained is absent. Agreement is 1 where a score orders encoders as these means do; encoders of random
+weights have no part in it. Each probability is of one score and strategy: none is corrected for how many stand there.
+Nothing here reads a test score.
 """
 
 import math
@@ -116,20 +118,41 @@ def _mean(parts: list[dict]) -> dict[str, float | None]:
 
 
 def fine_tuned(results: Results, target: str, measure: Measure) -> dict[str, dict[str, dict]]:
-    """Encoder id -> strategy -> mean validation score and number of the finished trials that start from it."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """Encoder id -> strategy -> {"mean", "trials", "candidate", "of"} of the best fully trained candidate.
+
+    Of the candidates that start from the encoder the best is that with the best mean validation score over its finished
+    trials from it, one without failed trials going before others; ties go to the lower id.
+    """
+    found: dict[str, dict[str, dict[str, list[dict]]]] = {}
     for trial in results.trials:
-        model = results.models.get(trial["id"])
-        if not trial["init"] or model is None or model["status"] != "ok":
-            continue
-        value = value_of(results.scores(trial["id"], "validation"), target, measure.metric)
-        if value is not None:
-            found.setdefault(trial["init"], {}).setdefault(strategy_of(trial), []).append(value)
+        if trial["init"] and trial["budget"] >= trial["spec"]["stages"][-1]["epochs"]:
+            own = found.setdefault(trial["init"], {}).setdefault(strategy_of(trial), {})
+            own.setdefault(trial["candidate"], []).append(trial)
+    reached = {}
+    for encoder, strategies in found.items():
+        best = {name: _best(results, strategies[name], target, measure) for name in sorted(strategies)}
+        reached[encoder] = {name: one for name, one in best.items() if one}
+    return reached
 
-    def told(values: list[float]) -> dict:
-        return {"mean": statistics.fmean(values), "trials": len(values)}
 
-    return {encoder: {name: told(own[name]) for name in sorted(own)} for encoder, own in found.items()}
+def _best(results: Results, candidates: dict[str, list[dict]], target: str, measure: Measure) -> dict | None:
+    """What `fine_tuned` says of these candidates (id -> trials); None where nothing finished."""
+    sign, rows = -1 if DIRECTIONS[measure.metric] == "max" else 1, []
+    for candidate, trials in candidates.items():
+        values = [_validation(results, trial["id"], target, measure) for trial in trials]
+        known = [value for value in values if value is not None]
+        if known:
+            mean = statistics.fmean(known)
+            facts = {"mean": mean, "trials": len(known), "candidate": candidate}
+            rows.append(((len(known) < len(trials), round(sign * mean, 12), candidate), facts))
+    return min(rows, key=lambda row: row[0])[1] | {"of": len(rows)} if rows else None
+
+
+def _validation(results: Results, trial: str, target: str, measure: Measure) -> float | None:
+    model = results.models.get(trial)
+    if model is None or model["status"] != "ok":
+        return None
+    return value_of(results.scores(trial, "validation"), target, measure.metric)
 
 
 def agreement_of(encoders: list[dict], score: str, strategy: str, direction: str, confidence: float = 0.95) -> dict:

@@ -8,6 +8,9 @@ from tlimb.files import canonical_json
 from tlimb.search.points import Space
 from tlimb.search.study import Study
 
+UNTRAINABLE = "cannot be trained"
+"""Why a point is left out that lies in the space and has problems of its own."""
+
 
 class Pool(Protocol):
     """What points come to.
@@ -76,7 +79,7 @@ class Draft:
             return False
         identity = self.pool.identity(point)
         if identity is None:
-            self.refuse(point, "cannot be trained")
+            self.refuse(point, UNTRAINABLE)
         if identity is None or identity in self.taken:
             return False
         self.taken.add(identity)

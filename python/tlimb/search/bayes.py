@@ -55,9 +55,11 @@ def propose(search: Search, study: Study, known: Sequence[Asked], draft: Draft, 
     """Add `count` points to a draft: proposed from what is known, or from the search's sequence where nothing is, or
     where proposals bring nothing new.
 
-    known: what was asked before, with values.
+    known: what was asked before, with values; what had to be left out counts as failed.
     """
-    found = [(draft.pool.space.locate(asked.point), asked.value) for asked in known]
+    told_of = [(asked.point, asked.value) for asked in known]
+    told_of += [(left.point, None) for one in study.rounds for left in one.left_out]
+    found = [(draft.pool.space.locate(point), value) for point, value in told_of]
     found = [(draw, value) for draw, value in found if draw is not None]
     added = 0
     if count and draft.pool.space.choices and any(value is not None for _, value in found):

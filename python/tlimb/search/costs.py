@@ -10,7 +10,7 @@ from tlimb.cohort import chunks
 from tlimb.config import Sweep
 from tlimb.files import read_json, read_jsonl
 from tlimb.search.combinations import is_fitted
-from tlimb.search.jobs import packs
+from tlimb.search.jobs import packs, probes
 from tlimb.search.rates import LEVELS, Rates, keys_of, read_rates
 from tlimb.search.suggest import Proposal
 from tlimb.search.trace import Trace, read_trace
@@ -129,7 +129,7 @@ def steps_of(
     cut = sum(len(chunks(rows["scan_id"], chunk_size)) for rows in scans.values())
     number = sum(map(len, scans.values()))
     count = round(len(packs(proposal.trials, trials_per_task)) * growth.trials)
-    probed = len({(trial["split"]) for trial in proposal.trials if trial["init"]}) if evaluate.probe else 0
+    probed = sum(1 for _ in probes(proposal))
     pretrainings = round(len(proposal.pretrainings) * growth.pretrainings)
     explained = count if evaluate.explain else 0
     steps = [

@@ -109,6 +109,7 @@ class Planner:
         if key not in self._made:
             self._made[key] = made = self._divide(stage, spec["split"], external=self.sweep.evaluate.external)
             if made is not None and self._measured.setdefault(asked, made.measured) != made.measured:
+                self._made[key] = None
                 message = "scans without it are dropped, so that candidates would not be measured on the same people"
                 hint = "fill the label, or draw by the same one everywhere"
                 self.problems.append(Problem(f"stages.{stage['name']}.data.sampler.init_args.label", message, hint))

@@ -14,16 +14,24 @@ from tlimb.search_settings import Method, Search
 from tlimb.settings import Count, Index, Settings
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
-Why = Literal["startup", "asked", "continued", "repeated"]
+Why = Literal["startup", "asked", "continued", "carried", "repeated"]
+
+
+ABOUT = {
+    "trial": "the sweep's own trial, which the space varies, is another",
+    "people": "the people, scans or labels of training and validation are others",
+}
+"""Key of a study's `about` -> what it means that it differs, which of those after it is then no wonder."""
 
 
 class Asked(Settings):
     """A point that was asked for in a round.
 
-    budget: epochs of the last stage. trials: of its seeds, folds and replicates. values: theirs of the metric on
-    validation, null until they are told and where a trial failed. value: the mean of those that finished. failed: how
-    many did not. why: drawn before anything was known (startup), proposed from what was known (asked), a survivor of
-    the rung before (continued), a point of the study that is extended (repeated). bracket: of halving, from 0.
+    budget: epochs of the last stage; of halving those of the rung, which trials of fewer epochs (fitted baselines) end
+    before. trials: of its seeds, folds and replicates. values: theirs of the metric on validation, null until they are
+    told and where a trial failed. value: the mean of those that finished. failed: how many did not. why: drawn before anything was known (startup), proposed from what was known (asked), a survivor of
+    the rung before (continued), one whose trials had reached their epochs there, so that its values stand and nothing is
+    trained (carried), a point of the study that is extended (repeated). bracket: of halving, from 0.
     """
 
     candidate: Id
@@ -57,9 +65,11 @@ class Study(Settings):
     """study.json.
 
     target, metric, direction: of validation, by which candidates are compared. seed, sequence, sampler: of the search.
-    epochs: of the whole last stage. again: points of an earlier study that later rounds ask for again. given: how many of its
-    points are. pretrainings: those that were asked for so far. probed: split -> encoders that were scored on it before
-    fine-tuning. finished: no further round is wanted, and `reason` says why.
+    epochs: of the whole last stage. about: digests of what scores depend on beside the points: `trial`, the sweep's own
+    before anything is varied, and `people`, who trains and validates it, with scans and labels. again: points of an
+    earlier study that later rounds ask for again. given: how many of its points are. pretrainings: those that were asked
+    for so far. probed: split -> encoders that were scored on it before fine-tuning. finished: no further round is wanted,
+    and `reason` says why.
     """
 
     method: Method
@@ -70,6 +80,7 @@ class Study(Settings):
     sequence: str
     sampler: str
     epochs: Count
+    about: dict[str, str] = {}
     rounds: list[Round] = []
     again: list[list[dict]] = []
     given: Index = 0
@@ -83,22 +94,26 @@ class Study(Settings):
         return [asked for one in self.rounds for asked in sorted(one.points, key=lambda asked: asked.candidate)]
 
 
-def new_study(search: Search, target: str, metric: str, direction: str, epochs: int) -> Study:
+def new_study(
+    search: Search, target: str, metric: str, direction: str, epochs: int, about: dict[str, str] | None = None
+) -> Study:
     """A study of which nothing has been asked."""
     known = {"method": search.method, "target": target, "metric": metric, "direction": direction, "seed": search.seed}
-    return Study(**known, sequence=search.sequence, sampler=search.sampler, epochs=epochs)
+    return Study(**known, sequence=search.sequence, sampler=search.sampler, epochs=epochs, about=about or {})
 
 
 def extended(study: Study, earlier: Study) -> Study:
     """A study that asks for the points of an earlier one again, round by round, before anything new.
 
-    An earlier one that was made otherwise is passed over, and so is one of halving, whose rungs follow from the scores
-    again; `reason` says so.
+    An earlier one that was made otherwise, of another trial or from other labels, is passed over, and so is one of
+    halving, whose rungs follow from the scores again; `reason` says so.
     """
     kept = ("method", "target", "metric", "seed", "sequence", "sampler", "epochs")
     other = [name for name in kept if getattr(study, name) != getattr(earlier, name)]
-    if other:
-        told = ", ".join(f"{name} {getattr(earlier, name)} against {getattr(study, name)}" for name in other)
+    told = [f"{name} {getattr(earlier, name)} against {getattr(study, name)}" for name in other]
+    told += [said for name, said in ABOUT.items() if study.about.get(name) != earlier.about.get(name)][:1]
+    if told:
+        told = ", ".join(told)
         return study.model_copy(update={"reason": f"the study before was passed over: {told}"})
     if "halving" in study.method:
         return study.model_copy(update={"reason": "the study before was passed over: rungs are made anew"})
@@ -131,10 +146,13 @@ def study_schema() -> dict:
 
 def tell(study: Study, scores: dict[str, float | None]) -> Study:
     """The study with the values of its last round. scores: trial id -> the metric on validation; a trial that is not
-    among them, or whose score is null or no number, failed."""
+    among them, or whose score is null or no number, failed. What was carried over keeps its values."""
     last = study.rounds[-1]
     points = []
     for asked in last.points:
+        if asked.why == "carried":
+            points.append(asked)
+            continue
         found = [scores.get(trial) for trial in asked.trials]
         values = [value if value is not None and math.isfinite(value) else None for value in found]
         known = [value for value in values if value is not None]

@@ -7,8 +7,9 @@ import pandas as pd
 from tlimb.config import Sweep
 from tlimb.errors import InputError, Problem
 from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS
-from tlimb.files import digest
-from tlimb.search.ask import Draft, Method, Wanted, ask
+from tlimb.files import canonical_json, digest
+from tlimb.search.about import about_of
+from tlimb.search.ask import UNTRAINABLE, Draft, Method, Wanted, ask
 from tlimb.search.combinations import comparison_problems
 from tlimb.search.leaks import content_problems, require_no_leak
 from tlimb.search.methods import method_of
@@ -17,6 +18,9 @@ from tlimb.search.preprocessed import Recipes
 from tlimb.search.scans import with_cohort
 from tlimb.search.space import Candidates, candidate_of
 from tlimb.search.study import Asked, LeftOut, Round, Study, extended, new_study
+
+SHOWN = 3
+"""Reasons that are told of many."""
 
 
 @dataclass
@@ -56,12 +60,13 @@ def suggest(
     missing label, one class only, too few people, one image of two persons. In later rounds points that cannot be
     trained are left out and told in the study.
     """
-    planner = Planner(sweep, table, with_cohort(labels, table), recipes, split_file)
+    data = sweep, table, with_cohort(labels, table), recipes, split_file
+    planner = Planner(*data)
     planner.names.check_sweep()
     planner.problems += content_problems(recipes, table)
     try:
         candidates = Candidates(sweep, trusted, files)
-        study = before or _begun(sweep, candidates, labels, earlier)
+        study = before or _begun(sweep, candidates, labels, about_of(candidates, Planner(*data)), earlier)
         method = method_of(sweep.search, study.epochs, candidates.space)
         draft = ask(study, method, candidates)
         if before is None:
@@ -89,7 +94,7 @@ def outlook(sweep: Sweep, proposal: Proposal) -> dict:
     return {"rounds": proposal.method.rounds, "trials": each * trials, "epochs": each * epochs}
 
 
-def _begun(sweep: Sweep, candidates: Candidates, labels: dict, earlier: Study | None) -> Study:
+def _begun(sweep: Sweep, candidates: Candidates, labels: dict, about: dict, earlier: Study | None) -> Study:
     """The study before its first round."""
     halving = "halving" in sweep.search.method
     if halving and len(candidates.epochs) > 1:
@@ -99,14 +104,14 @@ def _begun(sweep: Sweep, candidates: Candidates, labels: dict, earlier: Study | 
     target = targets[0] if targets else ""
     kind = labels[target]["kind"] if target in labels else "classification"
     metric = sweep.search.metric or DEFAULT[kind]
-    study = new_study(sweep.search, target, metric, DIRECTIONS.get(metric, "max"), max(candidates.epochs))
+    study = new_study(sweep.search, target, metric, DIRECTIONS.get(metric, "max"), max(candidates.epochs), about)
     return extended(study, earlier) if earlier is not None else study
 
 
 def _check_first(candidates: Candidates, draft: Draft) -> None:
     """Raises InputError where the first round has points that cannot be trained or compared, or none."""
     fine = [wanted.point for wanted in draft.wanted]
-    problems = candidates.refused([point for point, _ in draft.left_out], fine)
+    problems = candidates.refused([point for point, why in draft.left_out if why == UNTRAINABLE], fine)
     problems += candidates.differing([spec for point in fine for spec in candidates.specs(point)])
     if not fine and not problems:
         problems.append(Problem("search.unless", "leaves out every point of the space"))
@@ -124,7 +129,7 @@ class _Making:
         self.points: list[Asked] = []
         self.left_out: list[LeftOut] = []
         last = study.rounds[-1].points if study.rounds else []
-        self.budgets = {(asked.candidate, asked.bracket): asked.budget for asked in last}
+        self.before = {(canonical_json(asked.point), asked.bracket): asked for asked in last}
         self.first: list[dict] = []
         if study.rounds and study.rounds[0].points:
             self.first = candidates.specs(study.rounds[0].points[0].point)[:1]
@@ -132,42 +137,54 @@ class _Making:
                 planner.target_split(spec)
 
     def add(self, wanted: Wanted) -> None:
-        """Make the trials of a point."""
+        """Make the trials of a point, none where all of them have reached their epochs."""
         known = len(self.planner.problems)
         specs = self.candidates.specs(wanted.point)
+        before = self._before(wanted)
+        if before is not None and all(spec["stages"][-1]["epochs"] <= before.budget for spec in specs):
+            self.points.append(before.model_copy(update={"budget": wanted.budget, "why": "carried"}))
+            return
         differing = comparison_problems([*self.first, *specs[:1]]) if self.first else []
         chains: dict[str, dict] = {}
         lines = [] if differing else self._lines(specs, wanted, chains)
         found = differing + self.planner.problems[known:]
         if self.study.rounds and (found or not lines):
             del self.planner.problems[known:]
-            why = "; ".join(map(str, found)) or "names scans or labels that are not there"
+            why = "; ".join(map(str, found)) or "names scans or labels that are not there, as another point does"
             self.left_out.append(LeftOut(point=wanted.point, why=why))
             return
         if lines:
-            facts = {"candidate": lines[0]["candidate"], "budget": lines[0]["budget"], "why": wanted.why}
+            budget = wanted.budget or lines[0]["budget"]
+            facts = {"candidate": lines[0]["candidate"], "budget": budget, "why": wanted.why}
             ids = [line["id"] for line in lines]
             facts |= {"trials": ids, "values": [None] * len(ids), "bracket": wanted.bracket}
             self.points.append(Asked(point=wanted.point, **facts))
         self.trials += lines
         self.chains |= chains
 
+    def _before(self, wanted: Wanted) -> Asked | None:
+        """What a survivor was asked for in the rung before."""
+        key = canonical_json(wanted.point), wanted.bracket
+        return self.before.get(key) if wanted.why == "continued" else None
+
     def _lines(self, specs: list[dict], wanted: Wanted, chains: dict) -> list[dict]:
-        """The lines of trials.jsonl of a point; the pretrainings that they start from are added to `chains`."""
-        lines = []
+        """The lines of trials.jsonl of a point, none where one of its trials cannot be; the pretrainings that they
+        start from are added to `chains`."""
+        lines, lost = [], False
         for spec in self.planner.trials(specs):
             target = self.planner.target_split(spec)
             chain = self.planner.chain(spec, target) if target is not None else None
             if chain is None:
+                lost = True
                 continue
             chains |= {line["id"]: line for line in chain}
             epochs = spec["stages"][-1]["epochs"]
             line = {"id": digest(spec), "candidate": candidate_of(spec), "round": len(self.study.rounds) + 1}
             line |= {"split": target.id, "init": chain[-1]["id"] if chain else ""}
             line |= {"budget": min(wanted.budget or epochs, epochs), "spec": spec}
-            before = self.budgets.get((line["candidate"], wanted.bracket)) if wanted.why == "continued" else None
-            lines.append(line | ({"continues": before} if before and before < line["budget"] else {}))
-        return lines
+            before = self._before(wanted)
+            lines.append(line | ({"continues": before.budget} if before and before.budget < line["budget"] else {}))
+        return [] if lost else lines
 
     def proposal(self, draft: Draft, method: Method) -> Proposal:
         """The round as a whole. Raises InputError where anybody who is held out takes part in a training."""
@@ -175,17 +192,25 @@ class _Making:
         rows = self.planner.rows({line["split"] for line in [*self.trials, *chains]})
         require_no_leak(self.trials, chains, rows)
         new = [line for line in chains if line["id"] not in self.study.pretrainings]
-        sweep, probes = self.planner.sweep, {}
-        if sweep.evaluate.probe:
-            for trial in self.trials:
-                if trial["init"] and trial["init"] not in self.study.probed.get(trial["split"], []):
-                    probes.setdefault(trial["split"], set()).add(trial["init"])
-            probes = {split: sorted(inits) for split, inits in sorted(probes.items())}
+        sweep, probes = self.planner.sweep, self._probes()
         specs = [trial["spec"] for trial in self.trials]
         if not self.study.rounds and sweep.search.method.startswith("bayes"):
             specs += self.candidates.spread()
         study = self._told(draft, method, [line["id"] for line in new], probes)
         return Proposal(self.trials, new, rows, study, method, specs, probes)
+
+    def _probes(self) -> dict[str, list[str]]:
+        """Split -> encoders to score on it, where the sweep asks for that and no earlier round did; of replicates,
+        which are drawn from the same people, the first that is there."""
+        if not self.planner.sweep.evaluate.probe:
+            return {}
+        replicates = {trial["spec"]["split"]["replicate"] or 0 for trial in self.trials}
+        found: dict[str, set[str]] = {}
+        for trial in self.trials:
+            first = (trial["spec"]["split"]["replicate"] or 0) == min(replicates)
+            if first and trial["init"] and trial["init"] not in self.study.probed.get(trial["split"], []):
+                found.setdefault(trial["split"], set()).add(trial["init"])
+        return {split: sorted(inits) for split, inits in sorted(found.items())}
 
     def _told(self, draft: Draft, method: Method, pretrainings: list[str], probes: dict) -> Study:
         """The study with this round."""
@@ -196,6 +221,7 @@ class _Making:
         rounds = [*study.rounds, made]
         asked = [one for each in rounds for one in each.points]
         said = f"{len({one.candidate for one in asked})} candidates in {number} round{'s' if number > 1 else ''}"
+        lost = _lost(made)
         probed = {split: sorted({*study.probed.get(split, []), *inits}) for split, inits in probes.items()}
         return study.model_copy(update={
             "rounds": rounds,
@@ -204,12 +230,23 @@ class _Making:
             "pretrainings": [*study.pretrainings, *pretrainings],
             "probed": study.probed | probed,
             "finished": finished,
-            "reason": "; ".join(filter(None, [study.reason, said if finished else ""])),
+            "reason": "; ".join(filter(None, [study.reason, said if finished else "", lost])),
         })  # fmt: skip
+
+
+def _lost(made: Round) -> str:
+    """That, and why, every point of a round was left out; empty where one was not."""
+    if made.points or not made.left_out:
+        return ""
+    whys = list(dict.fromkeys(left.why for left in made.left_out))
+    more = f" (and {len(whys) - SHOWN} other reasons)" if len(whys) > SHOWN else ""
+    many = f"all {len(made.left_out)} points" if len(made.left_out) > 1 else "the only point"
+    verb = "were" if len(made.left_out) > 1 else "was"
+    return f"{many} of round {made.round} {verb} left out: {', or '.join(whys[:SHOWN])}{more}"
 
 
 def _why(candidates: Candidates, point: dict, why: str) -> str:
     """Why a point is left out, with its problems where it has any."""
     known = all(key in candidates.space.keys for key in point if "[" not in key)
-    problems = candidates.problems(point) if known and why == "cannot be trained" else []
+    problems = candidates.problems(point) if known and why == UNTRAINABLE else []
     return ": ".join([why, *filter(None, ["; ".join(map(str, problems))])])

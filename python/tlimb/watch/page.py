@@ -1,6 +1,8 @@
-"""search/progress.html: how far a search is, rewritten by every round until the report takes its place.
+"""search/progress.html: how far a search is, rewritten when a round begins.
 
 It is written from the study alone, before the trials of its last round have run: nothing of a test set is known to it.
+Nothing rewrites it when they have: the page of the last round stays as it is, and looks again for ever. It links to the
+report, which is there once all is ranked.
 """
 
 import statistics
@@ -10,6 +12,7 @@ from tlimb.config import Sweep
 from tlimb.files import write_text
 from tlimb.watch.names import point_names
 
+REPORT = "../ranking/report.html"
 REFRESH = 30
 """Seconds after which a browser looks again."""
 SHOWN = 20
@@ -42,16 +45,17 @@ def write_progress(path, study: dict, trials: list[dict], sweep: Sweep) -> None:
 def progress_page(study: dict, trials: list[dict], sweep: Sweep) -> str:
     """The page as HTML, without anything from elsewhere. study: as study.json; trials: of its last round."""
     rounds, scored = study["rounds"], _scored(study)
-    refresh = "" if study["finished"] and not trials else f'<meta http-equiv="refresh" content="{REFRESH}">'
+    over = study["finished"] and not trials
+    refresh = "" if over else f'<meta http-equiv="refresh" content="{REFRESH}">'
     parts = [_headline(study, scored), _now(study, trials), _rounds(study)]
     parts += [_curve(study, scored), _table(study, scored)]
-    title = f"Search in progress, round {len(rounds)}" if trials else f"Search ended after {len(rounds) - 1} rounds"
+    title = f"Search ended after {len(rounds) - 1} rounds" if over else f"Search in progress, round {len(rounds)}"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"{refresh}\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{title}</h1>\n<p class="soft">{escape(study["method"])} search, results in {escape(sweep.outdir)}; '
-        "all scores are of the validation part.</p>\n"
+        f'all scores are of the validation part. What came out: <a href="{REPORT}">the report</a>, once it is there.</p>\n'
         + "\n".join(filter(None, parts))
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -64,18 +68,18 @@ def _scored(study: dict) -> list[dict]:
     for number, each in enumerate(study["rounds"], start=1):
         for asked in each["points"]:
             name, budget = names.pop(0), asked["budget"]
-            if each["told"]:
+            if each["told"] and asked["why"] != "carried":
                 spent += (budget - reached.get(asked["candidate"], 0)) * len(asked["trials"])
                 reached[asked["candidate"]] = budget
-            if asked["value"] is not None:
+            if asked["value"] is not None and each["told"]:
                 found.append(asked | {"name": name, "round": number, "spent": spent})
     return found
 
 
 def _order(study: dict):
-    """Key of what was scored: trained longest first, then best first, then by id."""
-    sign = -1 if study["direction"] == "max" else 1
-    return lambda asked: (-asked["budget"], asked["failed"] > 0, sign * asked["value"], asked["candidate"])
+    """Key of what was scored: where training pauses those trained longest first, then best first, then by id."""
+    sign, pauses = -1 if study["direction"] == "max" else 1, "halving" in study["method"]
+    return lambda asked: (-asked["budget"] * pauses, asked["failed"] > 0, sign * asked["value"], asked["candidate"])
 
 
 def _metric(study: dict) -> str:
@@ -89,13 +93,16 @@ def _headline(study: dict, scored: list[dict]) -> str:
     known = [value for value in best["values"] if value is not None]
     spread = f", standard deviation {statistics.stdev(known):.3f}" if len(known) > 1 else ""
     trials = f"mean of {len(known)} trials{spread}" if len(known) > 1 else "one trial"
+    after = f"after {best['budget']} of {study['epochs']} epochs" if best["why"] != "carried" else "trained to its end"
     return (
         f"<p>Best so far: <strong>{escape(best['name'])}</strong>, {_metric(study)} {best['value']:.3f} "
-        f"({trials}) after {best['budget']} of {study['epochs']} epochs.</p>"
+        f"({trials}) {after}.</p>"
     )
 
 
 def _now(study: dict, trials: list[dict]) -> str:
+    if not trials and not study["finished"]:
+        return f"<p>Round {len(study['rounds'])} has nothing to train: its candidates have trained fully before.</p>"
     if not trials:
         return f"<p>The search has ended: {escape(study['reason'] or 'nothing is left to try')}.</p>"
     epochs = sum(trial["budget"] - (trial.get("continues") or 0) for trial in trials)
@@ -111,7 +118,7 @@ def _rounds(study: dict) -> str:
         budgets = sorted({asked["budget"] for asked in points})
         best = f"{min(values, key=key)['value']:.3f}" if values else "not known yet"
         failed = sum(asked["failed"] for asked in points)
-        trials = sum(len(asked["trials"]) for asked in points)
+        trials = sum(len(asked["trials"]) for asked in points if asked["why"] != "carried")
         rows.append([number, len(points), trials, failed, " and ".join(map(str, budgets)), best])
     heads = ["round", "candidates", "trials", "failed", "epochs", "best"]
     return "<h2>Rounds</h2>\n" + _html_table(heads, rows, f"What each round asked for, and its best {study['metric']}")
@@ -124,8 +131,9 @@ def _table(study: dict, scored: list[dict]) -> str:
     best = sorted(latest.values(), key=_order(study))
     rows = [[asked["name"], asked["budget"], len(asked["trials"]), f"{asked['value']:.3f}"] for asked in best[:SHOWN]]
     caption = f"The first {SHOWN} of {len(best)}" if len(best) > SHOWN else "All that were scored"
-    heads = ["candidate", "epochs", "trials", _metric(study)]
-    return "<h2>Candidates</h2>\n" + _html_table(heads, rows, f"{caption}, trained longest first, then best first")
+    heads, order = ["candidate", "epochs", "trials", _metric(study)], "best first"
+    order = f"trained longest first, then {order}" if "halving" in study["method"] else order
+    return "<h2>Candidates</h2>\n" + _html_table(heads, rows, f"{caption}, {order}")
 
 
 def _html_table(heads: list[str], rows: list[list], caption: str) -> str:

@@ -73,7 +73,7 @@ class Watcher:
 
     def look(self) -> Standing | None:
         """How far the run is now; None where no search has begun."""
-        rounds = sorted(self.results.glob("search/round-*"), key=lambda path: int(path.name.removeprefix("round-")))
+        rounds = self._rounds()
         trials = _last(self._read(folder / "trials.jsonl", read_jsonl) for folder in rounds)
         if not trials:
             return None
@@ -99,6 +99,19 @@ class Watcher:
             self._ranked(rounds[-1]),
         )
 
+    def _rounds(self) -> list[Path]:
+        """The folders of the search's rounds; what an earlier search of more rounds left beside them is none of it."""
+        folders = sorted(self.results.glob("search/round-*"), key=lambda path: int(path.name.removeprefix("round-")))
+        own, before = folders[:1], None
+        for last, folder in zip(folders, folders[1:]):
+            before = before or self._read(last / "study.json", read_json)
+            study = self._read(folder / "study.json", read_json)
+            if before and (before["finished"] or (study and _asked(study)[:-1] != _asked(before))):
+                break
+            own.append(folder)
+            before = study
+        return own
+
     def _ranked(self, last: Path) -> bool:
         """Whether a ranking is there that is no older than the last round."""
         ranking, trials = self.results / "ranking" / "ranking.json", last / "trials.jsonl"
@@ -122,18 +135,20 @@ class Watcher:
         return self._read(self.results / place, lambda path: {k: v for k, v in read_json(path).items() if k in KEPT})
 
     def _best(self, trials: dict, done: dict, study: dict) -> Best | None:
-        """By the mean over the trials that were scored, of candidates that have trained longest."""
+        """By the mean over the trials that were scored, of candidates that have the largest share of their epochs."""
         target = next(iter(trials.values()))["spec"]["stages"][-1]["targets"][0]
         metric, found = self._metric(study, target), {}
         for key in done:
-            value = self._value(key, target, metric)
+            value = self._value(trials[key], target, metric)
             if value is not None:
                 found.setdefault(trials[key]["candidate"], []).append((value, trials[key]["budget"]))
         if not found:
             return None
         sign = 1 if DIRECTIONS[metric] == "max" else -1
         means = {key: statistics.fmean(value for value, _ in values) for key, values in found.items()}
-        best = max(sorted(means), key=lambda key: (min(budget for _, budget in found[key]), sign * means[key]))
+        epochs = {trial["candidate"]: trial["spec"]["stages"][-1]["epochs"] for trial in trials.values()}
+        shares = {key: min(budget for _, budget in found[key]) / epochs[key] for key in found}
+        best = max(sorted(means), key=lambda key: (shares[key], sign * means[key]))
         own = [trial for trial in trials.values() if trial["candidate"] == best]
         budget = min(budget for _, budget in found[best])
         return Best(self._name(best, trials), metric, means[best], len(found[best]), len(own), budget)
@@ -151,8 +166,11 @@ class Watcher:
         kind = cohort["labels"].get(target, {}).get("kind", "classification")
         return study.get("metric") or sweep.get("search", {}).get("metric") or DEFAULT[kind]
 
-    def _value(self, trial: str, target: str, metric: str) -> float | None:
-        scores = self._read(self.results / "scores" / trial / "scores-validation.json", read_json) or {}
+    def _value(self, trial: dict, target: str, metric: str) -> float | None:
+        """A trial's score; none while what is there is that of a rung before, as models come before their scores."""
+        scores = self._read(self.results / "scores" / trial["id"] / "scores-validation.json", read_json) or {}
+        if not _reached(scores, trial):
+            return None
         found = scores.get("targets", {}).get(target, {}).get("metrics", {}).get(metric)
         return found["value"] if found else None
 
@@ -171,7 +189,6 @@ class Watcher:
         if any(one is None for one in found):
             return None, at_once
         return sum(seconds for seconds, _ in found) / at_once, at_once
-
 
     def _keys_of(self, identity: str, spec: dict, stage: dict) -> list[str]:
         """What a training's rate is filed under; one recipe is taken for all, and equal keys are kept once."""
@@ -196,8 +213,13 @@ def _last(parts) -> dict[str, dict]:
     return {line["id"]: line for lines in parts for line in lines or []}
 
 
+def _asked(study: dict) -> list[list]:
+    """The trials of each round that a study knows of."""
+    return [[asked["trials"] for asked in one["points"]] for one in study.get("rounds", [])]
+
+
 def _reached(about: dict, trial: dict) -> bool:
-    """Whether a model is that of the trial's present budget; a failed one stays as it is."""
+    """Whether a model, or its scores, are of the trial's present budget; a failed one stays as it is."""
     return about.get("budget", trial["budget"]) >= trial["budget"]
 
 

@@ -14,7 +14,7 @@ workflow EXPLANATIONS {
     encoders // folders
     models // folders
     validation // folders: what was predicted on validation
-    all // [round, meta, job folder, files of its shards, models, encoders] of each pack
+    all // [round, meta, job folder, files of its shards, models] of each pack
     run // map: trusted
     codes // map: process -> digest of its library code
 
@@ -25,17 +25,17 @@ workflow EXPLANATIONS {
     // packs with a selected trial, each trial in the last round that it was part of
     packs = all
         .combine(selected)
-        .flatMap { number, meta, folder, files, trained, from, chosen ->
+        .flatMap { number, meta, folder, files, trained, chosen ->
             readJson(chosen).trials
                 .findAll { trial -> trial.id in meta.trials }
-                .collect { trial -> [trial.id, number, [meta, folder, files, trained, from]] }
+                .collect { trial -> [trial.id, number, [meta, folder, files, trained]] }
         }
         .groupTuple()
         .map { _id, numbers, found -> found[numbers.indexOf(numbers.max())] }
         .unique { pack -> pack[0].id }
-        .map { meta, folder, files, trained, from -> [meta.subMap(['id']), folder, files, trained, from] }
+        .map { meta, folder, files, trained -> [meta.subMap(['id']), folder, files, trained] }
     wanted = sweep.map { path -> settleText(workflow.workDir, 'explaining.json', asked(readJson(path).evaluate)) }
-    EXPLAIN(packs, selected, cohort, wanted, run.trusted, codes.EXPLAIN)
+    EXPLAIN(packs, encoders, selected, cohort, wanted, run.trusted, codes.EXPLAIN)
 
     emit:
     explanations = EXPLAIN.out.explanations.flatten().toSortedList { a, b -> a.name <=> b.name }

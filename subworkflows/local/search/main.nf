@@ -82,7 +82,7 @@ workflow SEARCH {
     scores = last.filter { kind, _folder -> kind == 'scores' }.map { _kind, folder -> folder }.toSortedList { a, b -> a.name <=> b.name }
     validation = last.filter { kind, _folder -> kind == 'validation' }.map { _kind, folder -> folder }.toSortedList { a, b -> a.name <=> b.name }
     probes = last.filter { kind, _folder -> kind == 'probes' }.map { _kind, folder -> folder }.toSortedList { a, b -> a.name <=> b.name }
-    // [number, meta, job folder, files of its shards, models, encoders] of each pack
+    // [number, meta, job folder, files of its shards, models] of each pack
     packs = ROUND_1.out.packs.mix(
             ROUND_2.out.packs,
             ROUND_3.out.packs,

@@ -80,14 +80,14 @@ workflow TRANSFER {
         finetuning_code,
     )
 
-    // [id, meta, job folder, files of its shards, models, encoders]
+    // [meta, job folder, files of its shards, models]
     finetuned = packs
-        .map { id, meta, folder, files, from, _before -> [id, meta.subMap(['id', 'trials']), whole(folder), files, from] }
+        .map { id, meta, folder, files, _from, _before -> [id, meta.subMap(['id', 'trials']), whole(folder), files] }
         .join(FINETUNE.out.models.map { meta, models -> [meta.id, models] })
-        .map { _id, meta, folder, files, from, models -> [meta, folder, files, models, from] }
+        .map { _id, meta, folder, files, models -> [meta, folder, files, models] }
 
     EVALUATE(
-        finetuned.map { meta, folder, files, models, _from -> [meta, folder, files, models] },
+        finetuned,
         scoring,
         run.trusted,
         codes.EVALUATE,
@@ -95,7 +95,7 @@ workflow TRANSFER {
 
     emit:
     encoders = PRETRAIN_1.out.encoder.mix(PRETRAIN_2.out.encoder, PRETRAIN_3.out.encoder).map { meta, folder -> [meta.id, folder] }
-    packs = finetuned // [meta, job folder, files of its shards, models, encoders]
+    packs = finetuned // [meta, job folder, files of its shards, models]
     probes = PROBE.out.probe.map { _meta, folder -> folder }
     models = FINETUNE.out.models.map { _meta, folders -> folders }
     states = FINETUNE.out.states.map { _meta, folders -> folders }

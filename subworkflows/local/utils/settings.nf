@@ -233,12 +233,33 @@ def studyBefore(sweep, workflow) {
 // A copy of a study.json: a file of that name, or the last round's in a folder of rounds.
 def studyIn(path, needed, workflow) {
     def folders = path.isDirectory() ? path.listFiles().findAll { folder -> folder.name ==~ /round-\d+/ } : []
-    def studies = folders.collect { folder -> folder.resolve('study.json') }.findAll { study -> study.exists() }
-    def last = path.isDirectory() ? studies.max { study -> study.parent.name.drop('round-'.size()).toInteger() } : path
+    def ordered = folders.sort(false) { folder -> folder.name.drop('round-'.size()).toInteger() }
+    def studies = ordered.collect { folder -> folder.resolve('study.json') }.findAll { study -> study.exists() }
+    def last = path.isDirectory() ? lastOf(studies) : path
     if (needed && !last) {
         error("--study: no round-<k>/study.json in ${path}; nothing was started")
     }
     return last && last.exists() ? [settle(workflow.workDir, last)] : []
+}
+
+// The last of the studies of rounds that belong together; those that an earlier search of more rounds left are none of
+// them: they follow a finished one, or know of other trials in the rounds before.
+def lastOf(studies) {
+    def asked = studies.collect { study -> trialsAsked(study) }
+    def other = studies.indices.find { i -> i > 0 && (asked[i - 1].finished || asked[i].rounds.take(i) != asked[i - 1].rounds) }
+    return studies ? studies[(other ?: studies.size()) - 1] : null
+}
+
+// [finished, rounds: the trials of each] of a study.json; nothing where it cannot be read, which SUGGEST tells.
+def trialsAsked(study) {
+    try {
+        def known = new groovy.json.JsonSlurper().parseText(study.getText('UTF-8'))
+        def rounds = (known.rounds ?: []).collect { round -> (round.points ?: []).collect { point -> point.trials } }
+        return [finished: known.finished, rounds: rounds]
+    }
+    catch (groovy.json.JsonException _problem) {
+        return [finished: false, rounds: []]
+    }
 }
 
 // Every path of weights and of map files in a sweep, as written: they stand under a key that ends with `weights`, or with

@@ -8,25 +8,29 @@ COSTS = {"hours": "training time with pretraining (hours)", "parameters": "param
 
 
 def cost(ranking: Ranking, word: str) -> dict | None:
-    """{"figures": score against each cost, "totals": ranking.json's `cost`}; None where no cost is known."""
-    rows = [row for row in ranking.candidates if row["validation_mean"] is not None and row["seconds"]]
+    """{"figures": score against each cost, "totals": ranking.json's `cost`}; None where no cost is known.
+
+    Figures show the candidates that were held against each other, those of which ranking.json knows `pareto`.
+    """
+    rows = [row for row in ranking.candidates if row.get("pareto") is not None]
     totals = ranking.cost
     if not rows and not totals:
         return None
     figures = [_against(rows, key, word) for key in COSTS if len({_cost(row, key) for row in rows}) > 1]
-    return {"figures": figures, "totals": totals, "front": [row for row in rows if row.get("pareto")]}
+    front = [row for row in rows if row["pareto"]]
+    return {"figures": figures, "totals": totals, "front": front, "left_out": len(ranking.candidates) - len(rows)}
 
 
 def _cost(row: dict, key: str) -> float | None:
     if key == "hours":
-        return (row["seconds"] + (row.get("pretraining_seconds") or 0)) / 3600
+        return (row["seconds"] + row["pretraining_seconds"]) / 3600
     return row["parameters"] / 1e6 if row["parameters"] else None
 
 
 def _against(rows: list[dict], key: str, word: str) -> dict:
     rows = [row for row in rows if _cost(row, key)]
-    front = sorted((row for row in rows if row.get("pareto")), key=lambda row: _cost(row, key))
-    rest = [row for row in rows if not row.get("pareto")]
+    front = sorted((row for row in rows if row["pareto"]), key=lambda row: _cost(row, key))
+    rest = [row for row in rows if not row["pareto"]]
     series = [
         Series(name, *_columns(part, key), kind, texts=[row["name"] for row in part])
         for name, part, kind in (("other candidates", rest, "c5"), ("on the front", front, "c0"))

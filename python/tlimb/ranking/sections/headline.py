@@ -89,12 +89,17 @@ def comparisons(ranking: Ranking) -> dict | None:
     names = {row["candidate"]: row for row in ranking.candidates}
     rows = [
         one | {"name": names[one["b"]]["name"], "strategy": names[one["b"]]["strategy"]}
-        | {"verdict": verdict(one, ranking.metric)}
+        | {"verdict": verdict(one, ranking.metric), "budget": _fewer(names[one["b"]])}
         for one in ranking.comparisons
     ]
     values = [row[name] for row in rows for name in ("difference", "low", "high")]
     tests = [(key, name) for key, name in TESTS.items() if any(row.get("tests", {}).get(key) for row in rows)]
     return {"rows": rows, "axis": axis([*values, 0.0]), "tests": tests} if rows else None
+
+
+def _fewer(row: dict) -> str:
+    """The epochs of a candidate that was trained for fewer than asked for, else nothing."""
+    return f"{row['budget']} of {row['epochs']} epochs" if (row["budget"] or 0) < (row["epochs"] or 0) else ""
 
 
 def friedman(ranking: Ranking) -> dict | None:

@@ -26,26 +26,31 @@ MOST_NAMES = 6
 
 
 def looks(results: Results, ranking: Ranking) -> list[dict]:
-    """A row for each explained candidate, the best first: {"name", "facts", "methods", "features", "codes"}.
+    """A row for each explained candidate, the best first: {"name", "facts", "methods", "features", "printed", "codes"}.
 
-    Empty where no explanation was made.
+    Empty where no explanation was made. printed: whether its features stand among the figures for print.
     """
-    places = {row["candidate"]: row["rank"] for row in ranking.candidates}
-    folder = results.explanations
-    found = [(path.parent, read_json(path)) for path in sorted(folder.glob("*/explain.json"))] if folder else []
-    found = [one for one in found if one[1]["candidate"] in places]
-    found.sort(key=lambda one: (places[one[1]["candidate"]], one[1]["id"]))
-    purse = Purse(MOST_BYTES)
+    purse, found = Purse(MOST_BYTES), explained(results, ranking.candidates)
     return [
         {
             "name": facts["name"],
             "facts": facts,
             "methods": [_method(path, name, method, purse) for name, method in facts["methods"].items()],
             "features": _features(path, facts, ranking.target),
+            "printed": facts["candidate"] == ranking.best,
             "codes": _codes(path, facts, purse),
         }
         for path, facts in found
     ]
+
+
+def explained(results: Results, candidates: list[dict]) -> list[tuple[Path, dict]]:
+    """(folder, explain.json) of each explained trial, by its candidate's rank. candidates: rows of ranking.json."""
+    places = {row["candidate"]: row["rank"] for row in candidates}
+    folder = results.explanations
+    found = [(path.parent, read_json(path)) for path in sorted(folder.glob("*/explain.json"))] if folder else []
+    found = [one for one in found if one[1]["candidate"] in places]
+    return sorted(found, key=lambda one: (places[one[1]["candidate"]], one[1]["id"]))
 
 
 class Purse:
@@ -88,11 +93,10 @@ def _features(folder: Path, facts: dict, target: str) -> dict | None:
     found = facts["features"]
     if found["status"] != "ok":
         return found | {"figure": None}
-    table = pd.read_parquet(folder / found["file"])
-    table = table.iloc[:: -(-len(table) // MOST_SCANS)]
+    table = layout_table(folder, found)
     columns = [target, *(name for name in found["columns"] if name != target)]
     columns = [name for name in columns if name in table and table[name].notna().any()]
-    layouts = {name: pair for name, pair in LAYOUTS.items() if table[list(pair)].notna().all(axis=None)}
+    layouts = layouts_of(table)
     x, y = table["pc1"].tolist(), table["pc2"].tolist()
     shares = [f"{100 * share:.0f}%" for share in found["explained_variance"]]
     titles = (f"first component ({shares[0]})", f"second component ({shares[1]})")
@@ -104,10 +108,21 @@ def _features(folder: Path, facts: dict, target: str) -> dict | None:
         "draws": "features",
         "layouts": {name: [_numbers(table[one]) for one in pair] for name, pair in layouts.items()},
         "titles": {"PCA": titles},
-        "columns": {name: _column(table[name]) for name in columns},
+        "columns": {name: coloured_by(table[name]) for name in columns},
         "texts": texts,
     }
     return found | {"figure": figure, "layouts": list(layouts), "columns": columns, "shown": len(table)}
+
+
+def layout_table(folder: Path, found: dict) -> pd.DataFrame:
+    """features.parquet of an explained trial, at most MOST_SCANS rows; found: `features` of its explain.json."""
+    table = pd.read_parquet(folder / found["file"])
+    return table.iloc[:: -(-len(table) // MOST_SCANS)]
+
+
+def layouts_of(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Name -> its two columns, of the layouts that there were enough scans for."""
+    return {name: pair for name, pair in LAYOUTS.items() if table[list(pair)].notna().all(axis=None)}
 
 
 def _coloured(table: pd.DataFrame, columns: list[str]) -> list[Series]:
@@ -123,7 +138,9 @@ def _coloured(table: pd.DataFrame, columns: list[str]) -> list[Series]:
     return [Series(name, part["pc1"].tolist(), part["pc2"].tolist(), f"c{i}") for i, (name, part) in enumerate(groups)]
 
 
-def _column(values: pd.Series) -> dict:
+def coloured_by(values: pd.Series) -> dict:
+    """{"numbers": [...]} of a column of many numbers, null where one is not known; else {"names": [...]} of at most
+    MOST_NAMES values, `other` and `not known`."""
     if pd.api.types.is_numeric_dtype(values) and values.nunique() > MOST_NAMES:
         return {"numbers": _numbers(values)}
     texts = values.astype(str).where(values.notna(), "not known")

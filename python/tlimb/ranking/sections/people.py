@@ -13,7 +13,8 @@ def set_name(name: str) -> str:
 
 
 def groups(ranking: Ranking) -> dict | None:
-    """{"panels", "rows"}: scores by group of the best candidate, and the worst group of every selected one."""
+    """{"panels", "rows"}: scores by group of the best candidate, `apart` the worst one where it differs from everybody
+    else; and the worst group of every selected candidate."""
     found = [one for one in ranking.groups or [] if one["groups"]]
     if not found:
         return None
@@ -23,9 +24,15 @@ def groups(ranking: Ranking) -> dict | None:
         values = [group[name] for group in known for name in ("value", "low", "high")] + [one["value"]]
         few = [group for group in one["groups"] if group["value"] is None]
         panels.append(one | {"known": known, "few": few, "axis": axis(values, count=2)})
-        panels[-1]["set_name"] = set_name(one["set"])
+        panels[-1] |= {"set_name": set_name(one["set"]), "apart": worst_apart(one["worst"])}
     rows = [one | {"set_name": set_name(one["set"])} for one in found if one["worst"]]
     return {"panels": panels, "rows": rows}
+
+
+def worst_apart(worst: dict | None) -> str | None:
+    """The worst group where the interval of its difference from everybody else leaves 0 out; else None."""
+    known = worst and worst["low"] is not None and worst["high"] is not None
+    return worst["group"] if known and not worst["low"] <= 0 <= worst["high"] else None
 
 
 def calibration(ranking: Ranking) -> dict | None:
