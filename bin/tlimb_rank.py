@@ -36,18 +36,20 @@ def main(sweep, cohort_json, montages, cohort_table, template, command, out, **f
     from tlimb.ranking.rank import rank
     from tlimb.ranking.report import render
     from tlimb.ranking.results import read_results
+    from tlimb.ranking.sections.search import settings
     from tlimb.ranking.tables import write_tables
     from tlimb.ranking.write import write_ranking, write_results
 
     results = read_results(sweep=sweep, cohort=cohort_json, table=cohort_table, **folders)
     ranking = rank(results)
     shown = {"command": command.read_text("utf-8"), "montages": montages, "sites": read_sites(cohort_table)}
-    page = render(results, ranking, template=template, **shown)
+    effects = settings(results, ranking.candidates)
+    page = render(results, ranking, template=template, effects=effects, **shown)
     write_ranking(ranking, page, out)
     write_results(results, ranking, out)
     document = ranking.document()
     write_tables(document, results.trials, out / "tables")
-    write_figures(document, out / "figures", results)
+    write_figures(document, out / "figures", results, effects)
     click.echo(ranking.answer)
 
 

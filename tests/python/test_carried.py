@@ -107,7 +107,8 @@ def test_a_baseline_counts_as_fully_trained_where_candidates_are_ranked(beside, 
 
 
 def bayes(document) -> dict:
-    return document | {"search": {"method": "bayes", "points": 4, "rounds": 2, "seeds": [0], "space": {RATE: {"log_uniform": [1e-4, 1e-2]}}}}
+    space = {RATE: {"log_uniform": [1e-4, 1e-2]}}
+    return document | {"search": {"method": "bayes", "points": 4, "rounds": 2, "seeds": [0], "space": space}}
 
 
 def test_a_study_of_another_trial_or_of_other_labels_is_passed_over(document, table, labels, recipes):

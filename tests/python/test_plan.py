@@ -42,6 +42,15 @@ def test_a_plan_counts_trials_pretrainings_scans_and_disk_and_runs_nothing(sweep
     assert sorted(path.suffix for path in sweep.parent.iterdir() if path.suffix != ".nii") == [".csv", ".json"]
 
 
+def test_presets_of_strategies_and_of_fine_tuning_are_planned_together(sweep):
+    document = json.loads(sweep.read_text())
+    document["search"] = {"method": "random", "points": 16, "presets": ["strategies", "fine-tuning"]}
+    sweep.write_text(json.dumps(document))
+    run = CliRunner().invoke(main, ["plan", str(sweep)])
+    assert run.exit_code == 0, run.output
+    assert run.output.startswith("16 trials of 16 candidates (1 seed), 1 of them from scratch")
+
+
 def test_a_plan_that_cannot_run_names_every_problem_of_sweep_and_samplesheet(sweep):
     document = json.loads(sweep.read_text())
     document["stages"][1]["targets"] = "diagnoses"

@@ -233,6 +233,7 @@ def test_a_round_of_candidates_that_are_trained_fully_already_trains_nothing_and
     assert 'http-equiv="refresh"' in page and "has ended" not in texts
     assert "balanced accuracy 0.700 (mean of 2 trials, standard deviation 0.000) trained to its end" in texts
     assert "12 epochs of the last stage" in texts and "20 epochs" not in texts
+    assert "<title>Search ended after 3 rounds" in progress_page(carried | {"finished": True}, [], SWEEP)
     assert " 2 1 0 0 6 0.700 3 1 0 0 6 0.700 " in texts
 
 

@@ -41,18 +41,19 @@ STYLE = {
 }
 
 
-def write_figures(document: dict, out: Path, results: Results | None = None) -> list[str]:
+def write_figures(document: dict, out: Path, results: Results | None = None, effects: dict | None = None) -> list[str]:
     """Write <name>.svg and <name>.pdf under `out` for every figure that there are numbers of; their names.
 
     document: the content of ranking.json. results: for the search's progress, settings and features, which ranking.json
-    does not hold; without them these are left out. Text stays text in both.
+    does not hold; without them these are left out. effects: what `settings` gave, where it was asked before. Text stays
+    text in both.
     """
     from matplotlib import cycler, rc_context
     from matplotlib.figure import Figure
 
     written = []
     draws = {name: partial(draw, document=document) for name, draw in FIGURES.items()}
-    draws |= _of_results(document, results) if results else {}
+    draws |= _of_results(document, results, effects) if results else {}
     for name, draw in draws.items():
         with rc_context(STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}):
             figure = Figure(layout="constrained")
@@ -62,9 +63,9 @@ def write_figures(document: dict, out: Path, results: Results | None = None) -> 
     return written
 
 
-def _of_results(document: dict, results: Results) -> dict[str, Callable]:
+def _of_results(document: dict, results: Results, effects: dict | None) -> dict[str, Callable]:
     """Name -> what draws a figure that needs more than ranking.json, given a figure."""
-    found, word = settings(results, document["candidates"]), WORDS[document["metric"]]
+    found, word = effects or settings(results, document["candidates"]), WORDS[document["metric"]]
     return {
         "progress": partial(_progress, document=document, results=results),
         "settings": partial(_settings, effects=found["effects"][:MOST_SETTINGS], word=word),

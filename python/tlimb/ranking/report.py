@@ -38,12 +38,14 @@ def render(
     command: str,
     montages: Path | None = None,
     sites: dict[str, str] | None = None,
+    effects: dict | None = None,
 ) -> str:
     """The page as HTML text, everything in it escaped.
 
     template: folder of the page's Jinja sources, report.html.j2 and what it includes.  command: the exact command of
     the run.  montages: folder of pictures of scans, as `tlimb.ranking.montages` reads it.  sites: scan_id -> site,
-    where sites are known.
+    where sites are known.  effects: what `settings` gave, where it was asked before: its forests take seconds for
+    thousands of candidates.
     """
     loader = FileSystemLoader(template)
     environment = Environment(
@@ -52,7 +54,8 @@ def render(
     environment.filters |= {"num": number, "signed": signed, "duration": duration, "many": many, "brief": brief_text}
     environment.filters |= {"trial_name": trial_name, "p_value": p_value}
     page = {"ranking": ranking, "words": WORDS, "shown": SHOWN, "live": [], "packed_plotly": packed_plotly}
-    page |= _sections(results, ranking) | _data(results, ranking, montages, sites) | _origin(results, command)
+    page |= {"settings": effects or settings(results, ranking.candidates)} | _sections(results, ranking)
+    page |= _data(results, ranking, montages, sites) | _origin(results, command)
     return environment.get_template("report.html.j2").render(page)
 
 
@@ -81,7 +84,6 @@ def _sections(results: Results, ranking: Ranking) -> dict:
         "progress": progress(results, ranking, word),
         "cost": cost(ranking, word),
         "looks": looks(results, ranking),
-        "settings": settings(results, ranking.candidates),
         "model_curves": training.model_curves(results, ranking),
         "pretrainings": training.pretrainings(groups, results),
         "encoder_curves": training.encoder_curves(groups, results, SHOWN["panels"]),

@@ -21,8 +21,8 @@ def with_presets(search: Search, last: str, problems: list[Problem]) -> tuple[di
     """The space and the conditions of `unless`, the sweep's own and those of its presets.
 
     last: name of the last stage, which presets call ``stages.-1``. Where the sweep has a key of a preset its own holds.
-    Unknown names, and a key of two presets, are added to `problems`. Of the conditions (`when`) of a preset's keys those
-    count whose keys are in the space and have a value that fulfils them.
+    Unknown names, and a key of two presets, are added to `problems`. Of the conditions (`when`) of a preset's keys
+    those count whose keys are in the space and have a value that fulfils them.
     """
     space, unless = dict(search.space), list(search.unless)
     origin: dict[str, str] = {}

@@ -29,9 +29,10 @@ class Asked(Settings):
 
     budget: epochs of the last stage; of halving those of the rung, which trials of fewer epochs (fitted baselines) end
     before. trials: of its seeds, folds and replicates. values: theirs of the metric on validation, null until they are
-    told and where a trial failed. value: the mean of those that finished. failed: how many did not. why: drawn before anything was known (startup), proposed from what was known (asked), a survivor of
-    the rung before (continued), one whose trials had reached their epochs there, so that its values stand and nothing is
-    trained (carried), a point of the study that is extended (repeated). bracket: of halving, from 0.
+    told and where a trial failed. value: the mean of those that finished. failed: how many did not. why: drawn before
+    anything was known (startup), proposed from what was known (asked), a survivor of the rung before (continued), one
+    whose trials had reached their epochs there, so that its values stand and nothing is trained (carried), a point of
+    the study that is extended (repeated). bracket: of halving, from 0.
     """
 
     candidate: Id
@@ -67,9 +68,9 @@ class Study(Settings):
     target, metric, direction: of validation, by which candidates are compared. seed, sequence, sampler: of the search.
     epochs: of the whole last stage. about: digests of what scores depend on beside the points: `trial`, the sweep's own
     before anything is varied, and `people`, who trains and validates it, with scans and labels. again: points of an
-    earlier study that later rounds ask for again. given: how many of its points are. pretrainings: those that were asked
-    for so far. probed: split -> encoders that were scored on it before fine-tuning. finished: no further round is wanted,
-    and `reason` says why.
+    earlier study that later rounds ask for again. given: how many of its points are. pretrainings: those that were
+    asked for so far. probed: split -> encoders that were scored on it before fine-tuning. finished: no further round is
+    wanted, and `reason` says why.
     """
 
     method: Method

@@ -49,13 +49,15 @@ def progress_page(study: dict, trials: list[dict], sweep: Sweep) -> str:
     refresh = "" if over else f'<meta http-equiv="refresh" content="{REFRESH}">'
     parts = [_headline(study, scored), _now(study, trials), _rounds(study)]
     parts += [_curve(study, scored), _table(study, scored)]
-    title = f"Search ended after {len(rounds) - 1} rounds" if over else f"Search in progress, round {len(rounds)}"
+    ended = len(rounds) - (not rounds[-1]["points"])
+    title = f"Search ended after {ended} rounds" if over else f"Search in progress, round {len(rounds)}"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"{refresh}\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{title}</h1>\n<p class="soft">{escape(study["method"])} search, results in {escape(sweep.outdir)}; '
-        f'all scores are of the validation part. What came out: <a href="{REPORT}">the report</a>, once it is there.</p>\n'
+        "all scores are of the validation part. "
+        f'What came out: <a href="{REPORT}">the report</a>, once it is there.</p>\n'
         + "\n".join(filter(None, parts))
         + "\n</main>\n</body>\n</html>\n"
     )
