@@ -4,9 +4,8 @@ process EXPLAIN {
     label 'process_gpu'
 
     input:
-    tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(models, stageAs: 'models/*')
+    tuple val(meta), path(job, stageAs: 'job'), path(shards, stageAs: 'store/*'), path(models, stageAs: 'models/*'), path(selected)
     path encoders, stageAs: 'encoders/*' // all: what a model starts from may itself start from others
-    path selected
     path cohort // cohort.parquet
     path settings // of the sweep's `evaluate`, what is needed here
     val trusted

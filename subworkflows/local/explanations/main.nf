@@ -22,23 +22,29 @@ workflow EXPLANATIONS {
     SELECT(sweep, summary, rounds, stores, encoders, models, validation, codes.SELECT)
     selected = SELECT.out.selected.map { path -> settle(workflow.workDir, path) }
 
-    // packs with a selected trial, each trial in the last round that it was part of
+    // [id, job folder, files of its shards, models, those of its trials that are looked at here] of each pack with a
+    // selected trial: a trial of several rounds is looked at as the last of them left it
     packs = all
         .combine(selected)
         .flatMap { number, meta, folder, files, trained, chosen ->
             readJson(chosen).trials
                 .findAll { trial -> trial.id in meta.trials }
-                .collect { trial -> [trial.id, number, [meta, folder, files, trained]] }
+                .collect { trial -> [trial.id, number, trial, [meta.subMap(['id']), folder, files, trained]] }
         }
         .groupTuple()
-        .map { _id, numbers, found -> found[numbers.indexOf(numbers.max())] }
-        .unique { pack -> pack[0].id }
-        .map { meta, folder, files, trained -> [meta.subMap(['id']), folder, files, trained] }
+        .map { _id, numbers, trials, found -> [found[numbers.indexOf(numbers.max())], trials.first()] }
+        .groupTuple()
+        .map { pack, trials -> pack + [settleText(workflow.workDir, 'selected.json', listed(trials))] }
     wanted = sweep.map { path -> settleText(workflow.workDir, 'explaining.json', asked(readJson(path).evaluate)) }
-    EXPLAIN(packs, encoders, selected, cohort, wanted, run.trusted, codes.EXPLAIN)
+    EXPLAIN(packs, encoders, cohort, wanted, run.trusted, codes.EXPLAIN)
 
     emit:
     explanations = EXPLAIN.out.explanations.flatten().toSortedList { a, b -> a.name <=> b.name }
+}
+
+// The form of SELECT's selected.json for some of its trials.
+def listed(trials) {
+    return groovy.json.JsonOutput.toJson([trials: trials.sort(false) { trial -> trial.id }])
 }
 
 def asked(evaluate) {
