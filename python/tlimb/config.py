@@ -19,7 +19,7 @@ from tlimb.search_settings import Search
 from tlimb.settings import ONE_OR_SEVERAL, Count, Index, Names, Settings, plain
 
 PIPELINE_KEYS = frozenset(
-    {"state_dir", "trials_per_task", "chunk_size", "max_failed_scans", "trusted_modules", "study", "plan", "preset", "help"}
+    "state_dir trials_per_task chunk_size max_failed_scans trusted_modules study plan preset help".split()
 )
 """Parameters of the pipeline that may stand in a sweep file beside the sweep's own keys."""
 

@@ -39,10 +39,10 @@ class Evaluate(Settings):
 
     bootstrap: resamples over persons; confidence: of all intervals; seed: of both and of whatever is drawn here.
     groups: label columns by which the scores of what was selected stand apart, numbers in quarters (`age` in decades).
-    operating_point: of sensitivity and specificity. coverage: of conformal prediction. dropout: passes with dropout left
-    on, 0 for none. probe: score every encoder on the target's training scans before fine-tuning. harmonise: a label
-    column, such as `site`, over which features of frozen encoders are harmonised by ComBat, beside what they are without;
-    keeping: label columns, such as `age`, whose effects on features it keeps.
+    operating_point: of sensitivity and specificity. coverage: of conformal prediction. dropout: passes with dropout
+    left on, 0 for none. probe: score every encoder on the target's training scans before fine-tuning. harmonise: a label
+    column, such as `site`, over which features of frozen encoders are harmonised by ComBat, beside what they are
+    without; keeping: label columns, such as `age`, whose effects on features it keeps.
     explain: how to show what the selected networks look at; explained: of how many test scans.
     """
 
@@ -59,3 +59,11 @@ class Evaluate(Settings):
     keeping: list[str] = []
     explain: list[Explanation] = []
     explained: Annotated[int, Field(ge=1)] = 16
+
+    @model_validator(mode="after")
+    def _together(self):
+        if self.harmonise is not None and not self.probe:
+            raise ValueError("`harmonise` is part of what `probe` measures; expected `\"probe\": true` beside it")
+        if self.keeping and self.harmonise is None:
+            raise ValueError("`keeping` says what harmonising keeps; expected `harmonise`, a label column, beside it")
+        return self

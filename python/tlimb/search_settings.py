@@ -12,9 +12,9 @@ MOST_ROUNDS = 8
 class Halving(Settings):
     """How candidates are dropped on the way.
 
-    reduction: one candidate of so many survives a rung, and trains so many times longer. least: epochs of the last stage
-    in the first rung; where null, a share of 1 / reduction^2 of them, rounded up. brackets: 1 is successive halving; more
-    are Hyperband's, each of which begins one rung further up with fewer candidates.
+    reduction: one candidate of so many survives a rung, and trains so many times longer. least: epochs of the last
+    stage in the first rung; where null, a share of 1 / reduction^2 of them, rounded up. brackets: 1 is successive
+    halving; more are Hyperband's, each of which begins one rung further up with fewer candidates.
     """
 
     reduction: Annotated[int, Field(ge=2)] = 3
@@ -35,8 +35,8 @@ class Search(Settings):
     """What is tried: points of `space`, each once for every seed.
 
     points: how many; of a grid all. rounds: of bayes and bayes+halving, in how many parts they are asked for. seed: of
-    the search, not of trainings. sequence: how points are spread that nothing is known of. sampler: what proposes points
-    once something is known. presets: named parts of a space that are added to it. unless: points that are left out,
+    the search, not of trainings. sequence: how points are spread that nothing is known of. sampler: what proposes
+    points once something is known. presets: named parts of a space that are added to it. unless: points that are left out,
     objects of keys of the space and what they must be at once.
     """
 

@@ -1,4 +1,4 @@
-"""What the models of a sweep's parts have in common: no unknown keys, no guessed types, and the types that they share."""
+"""What the models of a sweep's parts have in common: no unknown keys, no guessed types, and types that they share."""
 
 import re
 from typing import Annotated

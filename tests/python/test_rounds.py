@@ -171,11 +171,18 @@ def test_packs_hold_one_budget_and_probes_one_set_of_encoders(document, table, l
     assert set(probe["columns"]) == {"sex", "age"}
     trials = [trial | {"budget": 1 + i % 2} for i, trial in enumerate(proposal.trials)]
     assert all(len({trial["budget"] for trial in pack}) == 1 for pack in packs(trials, 8))
-    document["evaluate"] = {"groups": ["sexx"], "harmonise": "age"}
+    document["evaluate"] = {"groups": ["sexx"], "probe": True, "harmonise": "age", "keeping": ["diagnosis"]}
     with pytest.raises(InputError) as caught:
         suggest(read_sweep(document), table, labels, recipes)
     assert "evaluate.groups[0]: no label column is called 'sexx' (did you mean 'sex'?)" in str(caught.value)
     assert "evaluate.harmonise: 'age' is of kind regression; features are harmonised over classes" in str(caught.value)
+    assert "evaluate.keeping: 'diagnosis' is a target" in str(caught.value)
+
+
+def test_harmonising_without_a_probe_and_keeping_without_harmonising_are_told(document):
+    for evaluate, told in [({"harmonise": "sex"}, '"probe": true'), ({"probe": True, "keeping": ["age"]}, "`harmonise`")]:
+        with pytest.raises(InputError, match=told):
+            read_sweep(document | {"evaluate": evaluate})
 
 
 def test_a_round_without_anything_new_is_finished_and_leaves_empty_files(document, table, labels, recipes, tmp_path):

@@ -50,6 +50,9 @@ class Names:
         for key, names in (("groups", evaluate.groups), ("keeping", evaluate.keeping)):
             for i, name in enumerate(names):
                 self.check(f"evaluate.{key}[{i}]", "label column", name, self.labels)
+        for name in sorted(set(evaluate.keeping) & set(self.sweep.stages[-1].targets)):
+            message = f"'{name}' is a target: to keep what goes with it would tell the answer"
+            self.problems.append(Problem("evaluate.keeping", message, "leave it out"))
         if evaluate.harmonise is not None:
             self._check_column("evaluate.harmonise", evaluate.harmonise, "features are harmonised over classes")
 
