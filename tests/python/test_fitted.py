@@ -12,7 +12,7 @@ from tlimb.data.targets import Target, continued, sigmoid, softmax
 from tlimb.evaluate_settings import Evaluate, OperatingPoint
 from tlimb.evaluation.age_bias import age_bias, corrected_gap, fit_line
 from tlimb.evaluation.bootstrap import Bootstrap
-from tlimb.evaluation.calibration import fit_temperature, rescaled
+from tlimb.evaluation.calibration import fit_temperature, limit_of, rescaled
 from tlimb.evaluation.conformal import (
     class_misfit,
     covered,
@@ -293,3 +293,34 @@ def test_the_interval_of_what_is_reached_is_as_wide_as_persons_are_few():
     truth, fitted = np.r_[np.zeros(32), np.full(8, 3.0)], {"coverage": 0.9, "quantile": 1.0, "n": 20}
     found = reached(truth, np.zeros(40), None, fitted, 0.95, persons=20)
     assert (found["low"], found["high"]) == wilson(0.8, 20, 0.95) and found["n"] == 40
+
+
+def notes_of(truth, case, **settings):
+    shares = np.stack([1 - np.asarray(case), case], axis=1)
+    rows = table(SEX, truth, shares.argmax(axis=1), shares)
+    return fit(rows, [SEX], Evaluate(**settings))["targets"]["sex"]
+
+
+def test_a_temperature_at_its_limit_is_told_in_plain_words():
+    rng = np.random.default_rng(4)
+    truth = rng.integers(0, 2, 40)
+    backwards = notes_of(truth, np.where(truth == 1, 0.02, 0.98))
+    assert backwards["temperature"] == pytest.approx(20, rel=0.01)
+    expected = "the temperature is at its limit (20): too few or too plain validation scans to fit one"
+    assert expected in backwards["notes"]
+    truth, shares = classified(rng, 200, 2, heat=2.0)
+    assert not any("limit" in note for note in notes_of(truth, shares[:, 1])["notes"])
+    assert [limit_of(one) for one in (None, 0.0501, 1.0, 19.7, 19.9)] == [None, 0.05, None, None, 20.0]
+
+
+def test_a_threshold_that_calls_everybody_or_nobody_a_case_is_told():
+    truth, case = np.array([1, 0, 0, 1] * 5), np.array([0.1, 0.3, 0.6, 0.8] * 5)
+    every = notes_of(truth, case, operating_point=OperatingPoint(sensitivity=0.9))
+    said = "every scan is called m: it was to give a sensitivity of 0.9 or more on 20 validation scans"
+    assert every["threshold"] == 0 and f"the threshold is 0, so {said}" in every["notes"]
+    nobody = notes_of(1 - truth, case, operating_point=OperatingPoint(specificity=0.9))
+    assert nobody["threshold"] == 1 and any("no scan is called m" in note for note in nobody["notes"])
+    useful = notes_of(truth, case, operating_point=OperatingPoint(specificity=0.9))
+    assert 0 < useful["threshold"] < 1 and not any("threshold" in note for note in useful["notes"])
+    one = notes_of(np.ones(20), case, operating_point=OperatingPoint(youden=True))
+    assert "no threshold: all validation scans are of one class" in one["notes"]

@@ -10,6 +10,9 @@ import numpy as np
 RANGE = (0.05, 20.0)
 """Temperatures that are looked at."""
 
+NEAR = 0.01
+"""How near to an end of these, as a part of it, a temperature counts as being there: the search never quite ends."""
+
 TINY = np.finfo(float).tiny
 
 
@@ -20,6 +23,13 @@ def best_temperature(surprise: Callable[[float], float]) -> float:
     search = {"method": "bounded", "bounds": np.log(RANGE).tolist(), "options": {"xatol": 1e-4}}
     found = minimize_scalar(lambda logarithm: surprise(float(np.exp(logarithm))), **search)
     return float(np.exp(found.x))
+
+
+def limit_of(temperature: float | None) -> float | None:
+    """The end of `RANGE` at which a temperature lies, since the search found nothing better within; None elsewhere."""
+    if temperature is None:
+        return None
+    return next((end for end in RANGE if abs(temperature / end - 1) < NEAR), None)
 
 
 def fit_temperature(truth: np.ndarray, probabilities: np.ndarray, kind: str) -> float | None:

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from tlimb.data.targets import Target
-from tlimb.evaluate_settings import Evaluate
+from tlimb.evaluate_settings import Evaluate, OperatingPoint
 from tlimb.evaluation.age_bias import fit_line
-from tlimb.evaluation.calibration import RANGE, fit_temperature
+from tlimb.evaluation.calibration import fit_temperature, limit_of
 from tlimb.evaluation.conformal import fit_conformal
 from tlimb.evaluation.metrics import prediction_arrays
-from tlimb.evaluation.operating_point import call, find_threshold
+from tlimb.evaluation.operating_point import call, find_threshold, trivial, wanted
 from tlimb.files import read_json, write_json
 from tlimb.labels import ONE_CLASS
 
@@ -53,11 +53,23 @@ def _fit(rows: pd.DataFrame, target: Target, settings: Evaluate) -> dict:
     found["temperature"] = fit_temperature(truth, probabilities, target.kind)
     if found["temperature"] is None:
         found["notes"].append("no temperature: every validation scan is predicted right")
-    elif not 1.01 * RANGE[0] < found["temperature"] < 0.99 * RANGE[1]:
-        found["notes"].append("the temperature is at an end of what is looked at")
+    elif limit := limit_of(found["temperature"]):
+        why = "too few or too plain validation scans to fit one"
+        found["notes"].append(f"the temperature is at its limit ({limit:g}): {why}")
     if target.kind == "classification" and probabilities.shape[1] == 2:
         found["threshold"] = find_threshold(truth, probabilities[:, 1], settings.operating_point)
+        found["notes"] += _threshold_notes(found["threshold"], target, len(truth), settings.operating_point)
     return found
+
+
+def _threshold_notes(threshold: float | None, target: Target, scans: int, point: OperatingPoint) -> list[str]:
+    """What a user must know of a threshold that tells nobody apart, or that is lacking."""
+    if threshold is None:
+        return ["no threshold: all validation scans are of one class"]
+    useless = trivial(threshold, target.classes[1])
+    if not useless:
+        return []
+    return [f"the threshold is {threshold:g}, so {useless}: it was to give {wanted(point)} on {scans} validation scans"]
 
 
 def with_called(predictions: pd.DataFrame, fitted: dict) -> pd.DataFrame:

@@ -33,6 +33,21 @@ def find_threshold(truth: np.ndarray, case: np.ndarray, point: OperatingPoint) -
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
+def wanted(point: OperatingPoint) -> str:
+    """What a threshold is to give, in words."""
+    if point.threshold is not None:
+        return f"a threshold of {point.threshold:g}"
+    if point.youden:
+        return "the largest sum of sensitivity and specificity"
+    name = "sensitivity" if point.sensitivity is not None else "specificity"
+    return f"a {name} of {getattr(point, name):g} or more"
+
+
+def trivial(threshold: float | None, case: str) -> str:
+    """What a threshold of 0 or 1 comes to, in words; nothing of any other. case: the second class."""
+    return {0.0: f"every scan is called {case}", 1.0: f"no scan is called {case}"}.get(threshold, "")
+
+
 def call(case: np.ndarray, threshold: float) -> np.ndarray:
     """1.0 where the probability of the second class is above the threshold, else 0.0, (n,)."""
     return (case > threshold).astype(float)

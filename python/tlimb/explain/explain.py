@@ -141,7 +141,8 @@ def _caution(made: list[Found]) -> str:
     """What a reader of maps must know."""
     missed, size = sum(one.about.get("incomplete", 0) for one in made), made[0].settings.get("size", [])
     if missed:
-        return f"the shares of {missed} scans sum to something else than the output's difference"
+        scans = "1 scan" if missed == 1 else f"{missed} scans"
+        return f"the shares of {scans} sum to something else than the output's difference"
     if size and max(size) < FEW:
         return f"the maps have {' x '.join(map(str, size))} positions, which tell no more than which part of the image"
     return ""

@@ -10,6 +10,7 @@ from tlimb.ranking.answer import WORDS
 from tlimb.ranking.results import Results
 from tlimb.ranking.sections.looks import coloured_by, explained, layout_table, layouts_of
 from tlimb.ranking.sections.search import LEAST_POINTS, best_so_far, search_points, settings
+from tlimb.ranking.sections.cost import time_unit
 from tlimb.ranking.sections.sizes import fitted_curve
 
 INK, SOFT, FAINT = "#1d2329", "#5d6873", "#9aa3aa"
@@ -118,8 +119,9 @@ def _pareto(figure, document: dict) -> bool:
     other."""
     rows = [row for row in document["candidates"] if row.get("pareto") is not None]
     seconds = [row["seconds"] + row["pretraining_seconds"] for row in rows]
+    size, unit = time_unit(seconds)
     costs = {
-        "training with pretraining (hours)": [value / 3600 for value in seconds],
+        f"training with pretraining ({unit})": [value / size for value in seconds],
         "parameters (millions)": [row["parameters"] / 1e6 for row in rows],
     }
     costs = {title: values for title, values in costs.items() if len(set(values)) > 1}

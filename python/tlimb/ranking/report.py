@@ -18,6 +18,7 @@ from tlimb.ranking.sections import headline, people, sizes, training
 from tlimb.ranking.sections.cost import cost
 from tlimb.ranking.sections.live import packed_plotly
 from tlimb.ranking.sections.looks import looks
+from tlimb.ranking.sections.operating import operating_points
 from tlimb.ranking.sections.search import progress, settings
 from tlimb.ranking.selection import ranked_measure
 
@@ -70,6 +71,7 @@ def _sections(results: Results, ranking: Ranking) -> dict:
         "facts": headline.facts(ranking),
         "budgets": len({row.get("budget") for row in ranking.candidates}) > 1,
         "filters": headline.filters(ranking),
+        "no_interval": headline.no_interval(results, ranking),
         "dots": headline.dots(results, ranking),
         "comparisons": headline.comparisons(ranking),
         "friedman": headline.friedman(ranking),
@@ -77,7 +79,8 @@ def _sections(results: Results, ranking: Ranking) -> dict:
         "every_metric": headline.every_metric(results, ranking, measure),
         "external": headline.external(results, ranking, measure),
         "groups": people.groups(ranking),
-        "calibration": people.calibration(ranking),
+        "calibration": people.calibration(results, ranking),
+        "operating": operating_points(results, ranking),
         **{key: people.named_sets(ranking, key) for key in ("conformal", "age_bias", "ensembles")},
         "learning": sizes.learning_curves(ranking, word),
         "transfer": sizes.transferability(ranking),

@@ -168,7 +168,7 @@ def agreement_of(encoders: list[dict], score: str, strategy: str, direction: str
     empty = dict.fromkeys(("tau", "tau_low", "tau_high", "tau_p", "rho", "rho_low", "rho_high", "rho_p"))
     row = {"score": score, "strategy": strategy, "n": len(known)} | empty
     if len(known) < LEAST:
-        return row | {"text": f"{len(known)} encoders; an order needs {LEAST} or more"}
+        return row | {"text": f"{len(known)} encoder{'s' * (len(known) != 1)}; an order needs {LEAST} or more"}
     one, two = known[:, 0], known[:, 1] * (1 if direction == "max" else -1)
     if np.ptp(one) == 0 or np.ptp(two) == 0:
         return row | {"text": "all are equal; there is no order"}

@@ -116,6 +116,17 @@ def friedman(ranking: Ranking) -> dict | None:
     return found | {"axis": axis([1.0, float(len(rows))]), "bars": [bar for bar in bars if len(bar["names"]) > 1]}
 
 
+def no_interval(results: Results, ranking: Ranking) -> dict[str, str]:
+    """Selected candidate -> why its test score has no interval, for those that say one class or number of everybody."""
+    found = {}
+    for row in ranking.selected():
+        if row["test_mean"] is not None and row["test_low"] is None and ranking.metric not in WITHOUT_INTERVAL:
+            tables = scored_tables(results, row, "test", ranking.target)
+            if all(table["prediction"].nunique() == 1 for table in tables):
+                found[row["candidate"]] = "constant predictions: no interval"
+    return found
+
+
 def every_metric(results: Results, ranking: Ranking, measure: Measure) -> list[dict]:
     """Every metric of every target of the selected candidates on test, averaged over trials."""
     rows = []

@@ -30,6 +30,7 @@ def looks(results: Results, ranking: Ranking) -> list[dict]:
 
     Empty where no explanation was made. printed: whether its features stand among the figures for print.
     """
+    stages = {line["id"]: line["stage"] for line in results.pretrainings}
     purse, found = Purse(MOST_BYTES), explained(results, ranking.candidates)
     return [
         {
@@ -38,7 +39,7 @@ def looks(results: Results, ranking: Ranking) -> list[dict]:
             "methods": [_method(path, name, method, purse) for name, method in facts["methods"].items()],
             "features": _features(path, facts, ranking.target),
             "printed": facts["candidate"] == ranking.best,
-            "codes": _codes(path, facts, purse),
+            "codes": _codes(path, facts, purse, stages),
         }
         for path, facts in found
     ]
@@ -152,9 +153,14 @@ def _numbers(values: pd.Series) -> list:
     return [brief(value, 4) for value in values.astype(float)]
 
 
-def _codes(folder: Path, facts: dict, purse: Purse) -> dict | None:
-    """Reconstructions beside their inputs, and histograms of the code between encoder and decoder."""
+def _codes(folder: Path, facts: dict, purse: Purse, stages: dict[str, str]) -> dict | None:
+    """Reconstructions beside their inputs, and histograms of the code between encoder and decoder.
+
+    stages: id of a pretraining -> the name of its stage, by which reasons call it.
+    """
     found = facts.get("reconstructions")
+    for network, name in ({facts["id"]: "this network"} | stages).items() if found else ():
+        found = found | {"reason": found["reason"].replace(network, name)}
     if not found or not found.get("networks"):
         return found and found | {"networks": []}
     networks = []

@@ -2,6 +2,8 @@
 
 from tlimb.ranking.figures import Axis, Series, axis, plot
 from tlimb.ranking.rank import Ranking
+from tlimb.ranking.results import Results
+from tlimb.ranking.sections.operating import temperature_limits
 
 MOST_CURVES = 4
 MOST_GROUPS = 12
@@ -13,8 +15,8 @@ def set_name(name: str) -> str:
 
 
 def groups(ranking: Ranking) -> dict | None:
-    """{"panels", "rows"}: scores by group of the best candidate, `apart` the worst one where it differs from everybody
-    else; and the worst group of every selected candidate."""
+    """{"panels", "small", "rows"}: scores by group of the best candidate, `apart` the worst one where it differs from
+    everybody else; what has no group large enough for a score; and the worst group of every selected candidate."""
     found = [one for one in ranking.groups or [] if one["groups"]]
     if not found:
         return None
@@ -26,7 +28,8 @@ def groups(ranking: Ranking) -> dict | None:
         panels.append(one | {"known": known, "few": few, "axis": axis(values, count=2)})
         panels[-1] |= {"set_name": set_name(one["set"]), "apart": worst_apart(one["worst"])}
     rows = [one | {"set_name": set_name(one["set"])} for one in found if one["worst"]]
-    return {"panels": panels, "rows": rows}
+    drawn, small = ([one for one in panels if bool(one["known"]) == known] for known in (True, False))
+    return {"panels": drawn, "small": small, "rows": rows}
 
 
 def worst_apart(worst: dict | None) -> str | None:
@@ -35,13 +38,15 @@ def worst_apart(worst: dict | None) -> str | None:
     return worst["group"] if known and not worst["low"] <= 0 <= worst["high"] else None
 
 
-def calibration(ranking: Ranking) -> dict | None:
-    """{"figures", "rows"}: reliability curves of selected candidates on test, scores before and after scaling."""
+def calibration(results: Results, ranking: Ranking) -> dict | None:
+    """{"figures", "rows"}: reliability curves of selected candidates on test, scores before and after scaling; `limit`
+    of a row says where its temperature is an end of what is looked at."""
     found = ranking.calibration or []
     if not found:
         return None
     tested = [one for one in found if one["set"] == "test"][:MOST_CURVES]
-    rows = [one | {"set_name": set_name(one["set"])} for one in found]
+    limits = temperature_limits(results, ranking)
+    rows = [one | {"set_name": set_name(one["set"]), "limit": limits.get(one["candidate"], "")} for one in found]
     return {"figures": [(one["name"], _reliability(one)) for one in tested], "rows": rows, "of": found[0]["of"]}
 
 

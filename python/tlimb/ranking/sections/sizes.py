@@ -74,11 +74,15 @@ def _often(chosen: dict[str, int]) -> str:
 
 
 def transferability(ranking: Ranking) -> dict | None:
-    """ranking.json's `transferability` with names of scores and the strategies that were fine-tuned."""
+    """ranking.json's `transferability` with names of scores and the strategies that were fine-tuned; `agreement` is
+    empty where no row of it says anything, and `silent` then says why."""
     found = ranking.transferability
     if not found:
         return None
     strategies = sorted({name for row in found["encoders"] for name in row["fine_tuned"]})
     agreement = [row | {"score_name": SCORES.get(row["score"], row["score"])} for row in found["agreement"]]
     names = {name: SCORES.get(name, name) for name in found["scores"]}
-    return found | {"score_names": names, "strategies": strategies, "agreement": agreement}
+    silent = ""
+    if agreement and all(row["text"] for row in agreement):
+        silent, agreement = max(agreement, key=lambda row: row["n"])["text"], []
+    return found | {"score_names": names, "strategies": strategies, "agreement": agreement, "silent": silent}
