@@ -18,7 +18,7 @@ process EXPLAIN {
     def trust = trusted.collect { name -> "--trusted ${name}" }.join(' ')
     """
     export TLIMB_ACCELERATOR=${task.accelerator ? 'gpu' : ''}
-    export NUMBA_CACHE_DIR="${workflow.workDir}/numba" MPLCONFIGDIR="\$PWD/.matplotlib"
+    export NUMBA_CACHE_DIR="\${TMPDIR:-/tmp}/tlimb-numba-\$(id -u)" MPLCONFIGDIR="\$PWD/.matplotlib"
     mkdir -p encoders
     tlimb_explain.py --job job --store store --models models --encoders encoders --cohort ${cohort} --selected ${selected} \\
         --settings ${settings} --threads ${task.cpus} ${trust} ${task.ext.args ?: ''} --out explanations

@@ -32,7 +32,7 @@ def _scans(planner: Planner, spec: dict, rows: pd.DataFrame) -> list:
     stage = spec["stages"][-1]
     names = columns_of(stage, planner.labels)
     seen = rows.loc[rows["role"].isin(["train", "validation"]), "scan_id"]
-    known = planner.table.set_index("scan_id").loc[seen, names].astype("str")
+    known = planner.table.set_index("scan_id").loc[seen, names].astype("str").fillna("")
     digests = planner.recipes.index[stage["data"]["recipe"]].set_index("scan_id")["digest"]
     known.insert(0, "scan", digests.loc[seen], allow_duplicates=True)
     meaning = {name: [planner.labels[name][key] for key in ("kind", "classes")] for name in names}

@@ -185,7 +185,7 @@ class Planner:
         key = digest([split.id, recipe, labels, targets])
         if key not in self._described:
             digests = self.recipes.index[recipe].set_index("scan_id")["digest"]
-            known = self.table.set_index("scan_id")[labels].astype("str").loc[split.rows["scan_id"]]
+            known = self.table.set_index("scan_id")[labels].astype("str").fillna("").loc[split.rows["scan_id"]]
             hidden = split.rows["role"].isin(SECOND).to_numpy()
             for name in with_events(targets, self.labels):
                 known[name] = known[name].mask(hidden, "")
