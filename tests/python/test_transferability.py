@@ -147,7 +147,7 @@ NETWORK = {"class_path": "ResNet", "init_args": {"depth": 10, "dims": 2, "width"
 SLICES = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial", "count": 1}}
 DIAGNOSIS = {"kind": "classification", "classes": ["control", "patient"]}
 COLUMNS = {"site": {"kind": "classification", "classes": ["a", "b"]}, "age": {"kind": "regression", "classes": []}}
-SETTINGS = {"seed": 0, "harmonise": "site", "keeping": ["age"]}
+SETTINGS = {"seed": 0, "probe": True, "harmonise": "site", "keeping": ["age"]}
 
 
 def write_encoder(folder, store) -> None:

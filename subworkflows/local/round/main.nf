@@ -25,7 +25,7 @@ workflow ROUND {
     jobs = SUGGEST.out.jobs.flatten().map { folder -> [readJson(folder.resolve('job.json')), folder] }
     evaluate = sweep.map { path -> readJson(path).evaluate }
     scoring = evaluate.map { all -> settings('scoring', all.subMap(['bootstrap', 'confidence', 'seed', 'operating_point', 'coverage', 'dropout'])) }
-    probing = evaluate.map { all -> settings('probing', all.subMap(['seed', 'harmonise', 'keeping'])) }
+    probing = evaluate.map { all -> settings('probing', all.subMap(['seed', 'probe', 'harmonise', 'keeping'])) }
     TRANSFER(jobs, shards, known, trained, scoring, probing, run, codes)
 
     told = TRANSFER.out.validation.flatten().toSortedList { a, b -> a.name <=> b.name }
