@@ -96,7 +96,7 @@ def test_with_all_test_labels_changed_nothing_is_trained_anew_and_the_selection_
     sheet.to_csv(folder / "cohorts.csv", index=False)
     again = nextflow(folder, "--params-file", "sweep.json", "-resume")
     assert again.status == 0, again.text
-    assert set(again.submitted) == {"COHORT", "SUGGEST", "EVALUATE", "RANK"}
+    assert set(again.submitted) == {"COHORT", "SUGGEST", "EVALUATE", "SELECT", "EXPLAIN", "RANK"}
     after = again.json("results/ranking/ranking.json")
     order = [[(row["candidate"], row["validation_mean"], row["selected"]) for row in one["candidates"]] for one in (before, after)]
     assert order[0] == order[1]

@@ -34,10 +34,12 @@ def test_it_ends_with_the_answer_and_the_report(run):
     assert sorted(run.submitted) == [
         "COHORT",
         *["EVALUATE"] * 2,
+        "EXPLAIN",
         *["FINETUNE"] * 2,
         "PREPROCESS",
         "PRETRAIN_1",
         "RANK",
+        "SELECT",
         "SUGGEST",
     ]
 

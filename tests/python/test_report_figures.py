@@ -66,6 +66,17 @@ def test_paths_end_at_the_score_and_stand_at_the_bottom_where_a_setting_is_absen
     assert found["lines"][-1]["score"] == max(scores.values()) and found["lines"][-1]["shade"] == 4
 
 
+def test_settings_that_are_lists_or_of_mixed_kinds_have_a_place_for_each_value():
+    settings, scores = searched()
+    lists = [["age", "sex"], ["sex"], []]
+    settings["targets"] = {name: lists[place % 3] for place, name in enumerate(NAMES)}
+    settings["depth"] = {name: [2, "all", None, [2]][place % 4] for place, name in enumerate(NAMES)}
+    rows = [{"candidate": name, "name": name, "validation_mean": scores[name]} for name in NAMES]
+    axes = {one["name"]: one["ticks"] for one in parallel(settings, rows, ["targets", "depth"])["axes"]}
+    assert [text for _, text, _ in axes["targets"]] == ["age+sex", "none", "sex"]
+    assert [text for _, text, _ in axes["depth"]] == ["2", "all", "none"]
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), st.integers(2, 8))
 def test_every_axis_has_two_ticks_or_more_and_holds_its_values(values, count):
     made = axis(values, count)

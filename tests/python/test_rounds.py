@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ def scored(folder, trials, value):
     """Write what EVALUATE leaves of trials; value: of a trial's line, None where it failed."""
     for trial in trials:
         found = value(trial)
-        metrics = {"targets": {"diagnosis": {"metrics": {"balanced_accuracy": {"value": found}}}}}
+        metrics = {"status": "ok", "targets": {"diagnosis": {"metrics": {"balanced_accuracy": {"value": found}}}}}
         write_json(folder / trial["id"] / "scores-validation.json", metrics if found is not None else {"status": "failed"})
 
 
@@ -170,7 +171,7 @@ def test_packs_hold_one_budget_and_probes_one_set_of_encoders(document, table, l
     assert rows["diagnosis"].notna().all() and len(probe["inits"]) == 2 and probe["target"] == "diagnosis"
     assert set(probe["columns"]) == {"sex", "age"}
     trials = [trial | {"budget": 1 + i % 2} for i, trial in enumerate(proposal.trials)]
-    assert all(len({trial["budget"] for trial in pack}) == 1 for pack in packs(trials, 8))
+    assert all(len({trial["budget"] for trial in pack}) == 1 for pack in packs(replace(proposal, trials=trials), 8))
     document["evaluate"] = {"groups": ["sexx"], "probe": True, "harmonise": "age", "keeping": ["diagnosis"]}
     with pytest.raises(InputError) as caught:
         suggest(read_sweep(document), table, labels, recipes)

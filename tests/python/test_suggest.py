@@ -95,7 +95,9 @@ def test_files_of_folds_and_replicates_keep_their_contracts(document, table, lab
         for path in job.glob("table*.parquet"):
             rows = pd.read_parquet(path)
             check_table("job", rows)
-            assert rows["split"].nunique() == 1 and (rows.loc[rows["role"] != "train", "times"] == 1).all()
+            trained = rows["role"] == "train"
+            assert (rows.loc[~trained, "times"] == 1).all()
+            assert not set(rows.loc[trained, "scan_id"]) & set(rows.loc[~trained, "scan_id"])
 
 
 def test_training_never_sees_a_test_label(document, table, labels, recipes, tmp_path):
@@ -270,16 +272,49 @@ def test_an_external_cohort_named_twice_or_without_labels_is_refused(document, t
     assert "cohort lifespan is named twice" in text and "cohort lifespan has no scan with diagnosis" in text
 
 
-def test_packs_hold_one_split_so_that_no_trial_depends_on_its_neighbours(document, table, labels, recipes):
+def held_out(proposal, split):
+    rows = proposal.splits[proposal.splits["split"] == split]
+    return set(rows.loc[rows["role"] != "train", ["role", "scan_id"]].itertuples(index=False, name=None))
+
+
+def test_packs_hold_out_the_same_people_for_all_their_trials(document, table, labels, recipes):
     document["search"]["space"]["split.n"] = [4, 6]
-    trials = propose(document, table, labels, recipes).trials
-    assert all(len({trial["split"] for trial in group}) == 1 for group in packs(trials, 8))
+    document["split"]["repeats"] = 2
+    proposal = propose(document, table, labels, recipes)
+    groups = packs(proposal, 100)
+    assert sorted(len({trial["split"] for trial in group}) for group in groups) == [2] * 8  # two seeds, two repeats, from scratch and not
+    for group in groups:
+        assert len({frozenset(held_out(proposal, trial["split"])) for trial in group}) == 1
+
+
+def test_a_pack_of_several_splits_has_the_rows_of_each_and_their_classes_alone(document, table, labels, recipes, tmp_path):
+    document["search"]["space"]["split.n"] = [4, 6]
+    proposal = propose(document, table, labels, recipes)
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    write_round(together, proposal, table, {"labels": labels, "files": {}}, trials_per_task=100)
+    write_round(alone, proposal, table, {"labels": labels, "files": {}}, trials_per_task=1)
+    whole = {trial["id"]: folder for folder in (together / "jobs").iterdir() for trial in pack_of(folder)}
+    assert len(set(whole.values())) == 4  # two seeds, from scratch and not
+    for folder in (alone / "jobs").iterdir():
+        for trial in pack_of(folder):
+            for name in ("table.parquet", "table-validation.parquet", "table-test.parquet"):
+                mine = pd.read_parquet(folder / name)
+                shared = pd.read_parquet(whole[trial["id"]] / name)
+                shared = shared[shared["split"] == trial["split"]].reset_index(drop=True)
+                pd.testing.assert_frame_equal(mine, shared)
+            facts = [read_json(one / "job.json") for one in (folder, whole[trial["id"]])]
+            assert facts[0]["labels"] == facts[1]["labels"]
+
+
+def pack_of(folder) -> list[dict]:
+    return read_json(folder / "job.json").get("trials", [])
 
 
 def test_packs_keep_those_that_wait_for_nothing_apart(document, table, labels, recipes):
-    trials = propose(document, table, labels, recipes).trials
+    proposal = propose(document, table, labels, recipes)
+    trials = proposal.trials
     for size in (1, 2, 3, 8):
-        groups = packs(trials, size)
+        groups = packs(proposal, size)
         assert sorted(t["id"] for g in groups for t in g) == sorted(t["id"] for t in trials)
         assert all(len(group) <= size and len({t["init"] == "" for t in group}) == 1 for group in groups)
 

@@ -139,12 +139,12 @@ def _line(row: dict, names: list[str], settings: dict, scales: list[tuple], axes
 
 def _setting_axis(column: dict[str, object]):
     """(ticks, value -> (height in percent, index)) of a setting; heights are above 0, where those are that lack it."""
-    values = set(column.values())
-    if _numeric(values) and len(values) > MOST_VALUES:
-        scale = spread_axis(list(values), count=4)
+    values = list(column.values())
+    if _many_numbers(values):
+        scale = spread_axis(sorted(set(values)), count=4)
         ticks = [(round(4 + 0.92 * at, 3), text, None) for at, text in scale.ticks]
         return ticks, lambda value: (4 + 0.92 * scale.place(value), None)
-    texts = [value_text(value) for value in sorted(values)] if _numeric(values) else sorted(map(value_text, values))
+    texts = _texts(values)
     height = {text: round(100 * (index + 0.5) / len(texts), 3) for index, text in enumerate(texts)}
     ticks = [(at, text, index) for index, (text, at) in enumerate(height.items())]
     return ticks, lambda value: (height[value_text(value)], texts.index(value_text(value)))
@@ -154,17 +154,25 @@ def _numeric(values) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
+def _many_numbers(values: list) -> bool:
+    return _numeric(values) and len(set(values)) > MOST_VALUES
+
+
+def _texts(values: list) -> list[str]:
+    """Every value once, for reading: numbers by their size, lists and anything else by their text."""
+    texts = map(value_text, sorted(values)) if _numeric(values) else sorted(map(value_text, values))
+    return list(dict.fromkeys(texts))
+
+
 def _grouped(pairs: list[tuple]) -> list[dict]:
     values = [value for value, _ in pairs]
-    numeric = _numeric(values)
-    if numeric and len(set(values)) > MOST_VALUES:
+    if _many_numbers(values):
         edges = np.quantile(values, [0.25, 0.5, 0.75])
         bounds = [min(values), *edges, max(values)]
         texts = [f"{value_text(float(a))} to {value_text(float(b))}" for a, b in pairwise(bounds)]
         keyed = [(int(np.searchsorted(edges, value)), score) for value, score in pairs]
     else:
-        ordered = sorted(set(values)) if numeric else sorted({value_text(value) for value in values})
-        texts = [value_text(value) for value in ordered]
+        texts = _texts(values)
         keyed = [(texts.index(value_text(value)), score) for value, score in pairs]
     groups = [(text, [score for key, score in keyed if key == index]) for index, text in enumerate(texts)]
     return [{"value": text, "mean": statistics.fmean(of), "scores": of} for text, of in groups if of]

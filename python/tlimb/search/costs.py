@@ -128,7 +128,7 @@ def steps_of(
     fits, (trials_per_task, chunk_size), evaluate = fits_of(proposal, sweep), sizes, sweep.evaluate
     cut = sum(len(chunks(rows["scan_id"], chunk_size)) for rows in scans.values())
     number = sum(map(len, scans.values()))
-    count = round(len(packs(proposal.trials, trials_per_task)) * growth.trials)
+    count = round(len(packs(proposal, trials_per_task)) * growth.trials)
     probed = sum(1 for _ in probes(proposal))
     pretrainings = round(len(proposal.pretrainings) * growth.pretrainings)
     explained = count if evaluate.explain else 0

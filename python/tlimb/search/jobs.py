@@ -36,25 +36,33 @@ def write_round(
     write_parquet(folder / "splits.parquet", proposal.splits[["split", "scan_id", "role", "times"]])
     for line in proposal.pretrainings:
         jobs.write_pretraining(line)
-    for pack in packs(proposal.trials, trials_per_task):
-        jobs.write_pack(pack)
+    for pack in packs(proposal, trials_per_task):
+        jobs.write_packs(pack)
     for probe in probes(proposal):
         jobs.write_probe(*probe, evaluate)
 
 
-def packs(trials: list[dict], size: int) -> list[list[dict]]:
-    """Trials in groups of at most `size` that share recipe, split, label columns, devices, seed and budget; those from
-    scratch, which wait for nothing, apart, and those that begin from those that go on. So no trial's labels and classes
-    depend on its neighbours.
+def packs(proposal: Proposal, size: int) -> list[list[dict]]:
+    """Trials in groups of at most `size` that share recipe, label columns, devices, seed, budget and the people held
+    out; those from scratch, which wait for nothing, apart, and those that begin from those that go on. Splits that hold
+    out the same people, as bootstrap samples of all sizes do, may share a pack: it is told the label of nobody on whom
+    one of its trials is tested.
     """
-    groups: dict[tuple, list[dict]] = {}
-    for trial in trials:
+    held, groups = _held_out(proposal.splits), {}
+    for trial in proposal.trials:
         stage = trial["spec"]["stages"][-1]
         known = tuple(labels_of(stage)), tuple(term_columns(stage))
-        alike = (stage["data"]["recipe"], trial["split"], known, stage["trainer"]["devices"], trial["spec"]["seed"])
-        budgets = trial["budget"], trial.get("continues")
-        groups.setdefault((*alike, *budgets, trial["init"] == ""), []).append(trial)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+        data = stage["data"]["recipe"], held[trial["split"]], known
+        training = stage["trainer"]["devices"], trial["spec"]["seed"], trial["budget"], trial.get("continues")
+        groups.setdefault((*data, *training, trial["init"] == ""), []).append(trial)
+    ordered = [sorted(group, key=lambda trial: trial["split"]) for group in groups.values()]
+    return [group[i : i + size] for group in ordered for i in range(0, len(group), size)]
+
+
+def _held_out(splits: pd.DataFrame) -> dict[str, str]:
+    """Split -> digest of its scans whose labels training may not see, with their roles."""
+    rows = splits[splits["role"] != "train"].sort_values(["split", "role", "scan_id"])
+    return {split: digest(part.to_numpy().tolist()) for split, part in rows.groupby("split")[["role", "scan_id"]]}
 
 
 def probes(proposal: Proposal) -> Iterator[tuple[dict, list[str], list[str]]]:
@@ -78,21 +86,38 @@ class _Jobs:
         self._known = _class_names(table, self.labels).drop(columns=["person"])
         self._splits = dict(iter(proposal.splits.groupby("split")))
         self._rows: dict[str, pd.DataFrame] = {}
+        self._classes: dict[str, str] = {}
         self._made: dict[str, tuple[dict, Path]] = {}
 
     def write_pretraining(self, line: dict) -> None:
         """The folder of one pretraining."""
         stage = line["spec"]["stage"]
         job = {"id": line["id"], "kind": "pretrain", "level": line["level"], "parent": line["parent"], "inits": []}
-        self._write(job | {"pretraining": line}, line["split"], stage, [stage])
+        self._write(job | {"pretraining": line}, [line["split"]], stage, [stage])
 
-    def write_pack(self, pack: list[dict]) -> None:
-        """The folder of a pack of trials."""
+    def write_packs(self, pack: list[dict]) -> None:
+        """The folder of a pack of trials; several where other classes are among the scans of some of its splits, so
+        that no trial's classes depend on its neighbours."""
+        alike: dict[str, list[dict]] = {}
+        for trial in pack:
+            alike.setdefault(self._classes_of(trial), []).append(trial)
+        for trials in alike.values():
+            self._write_pack(trials)
+
+    def _classes_of(self, trial: dict) -> str:
+        stage = trial["spec"]["stages"][-1]
+        key = _table_key([trial["split"]], stage)
+        if key not in self._classes:
+            _, facts = _seen(self._rows_of(trial["split"]), stage, self.labels)
+            self._classes[key] = canonical_json([facts["labels"], facts["columns"]])
+        return self._classes[key]
+
+    def _write_pack(self, pack: list[dict]) -> None:
         inits = sorted({trial["init"] for trial in pack} - {""})
         identity = digest([[trial["id"], trial["budget"]] if "continues" in trial else trial["id"] for trial in pack])
         job = {"id": identity, "kind": "finetune", "level": 0, "parent": "", "inits": inits, "trials": pack}
         stages = [trial["spec"]["stages"][-1] for trial in pack]
-        self._write(job, pack[0]["split"], stages[0], stages)
+        self._write(job, sorted({trial["split"] for trial in pack}), stages[0], stages)
 
     def write_probe(self, stage: dict, splits: list[str], inits: list[str], evaluate: Evaluate) -> None:
         """The folder of a task that scores encoders: training and validation people of some splits with their target,
@@ -116,12 +141,13 @@ class _Jobs:
             self._rows[split] = rows.sort_values("scan_id", ignore_index=True)
         return self._rows[split]
 
-    def _write(self, job: dict, split: str, stage: dict, stages: list[dict]) -> None:
+    def _write(self, job: dict, splits: list[str], stage: dict, stages: list[dict]) -> None:
         """A job folder; `stages` start from weights whose files the job names."""
-        key = canonical_json([job["kind"], split, stage["targets"], labels_of(stage), term_columns(stage)])
+        key = job["kind"] + _table_key(splits, stage)
         folder = self.folder / job["id"]
         if key not in self._made:
-            self._made[key] = _write_tables(folder, job["kind"], self._rows_of(split), stage, self.labels), folder
+            rows = pd.concat([self._rows_of(split) for split in splits], ignore_index=True)
+            self._made[key] = _write_tables(folder, job["kind"], rows, stage, self.labels), folder
         facts, first = self._made[key]
         for table in sorted(first.glob("table*.parquet")) if first != folder else ():
             _link(table, folder / table.name)
@@ -147,18 +173,28 @@ def _link(source: Path, path: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def _write_tables(folder: Path, kind: str, rows: pd.DataFrame, stage: dict, labels: dict) -> dict:
-    """Write the tables of a job; returns what job.json says of them."""
+def _table_key(splits: list[str], stage: dict) -> str:
+    """Jobs with the same one have the same tables."""
+    return canonical_json([splits, stage["targets"], labels_of(stage), term_columns(stage)])
+
+
+def _seen(rows: pd.DataFrame, stage: dict, labels: dict) -> tuple[pd.DataFrame, dict]:
+    """Rows without the targets that training may not see, and what job.json says of them."""
     hidden = rows["role"].isin(SECOND)
     targets = _facts(stage["targets"], rows[~hidden], labels)
     masked = rows.assign(**{name: rows[name].mask(hidden) for name in stage["targets"]})
     columns = _facts(term_columns(stage), masked[rows["role"].isin(TRAINING)], labels)
     facts = {"shards": sorted(set(rows["chunk"])), "labels": targets, "columns": columns}
-    rows = masked[[*FACTS, *dict.fromkeys([*labels_of(stage), *columns])]]
+    return masked[[*FACTS, *dict.fromkeys([*labels_of(stage), *columns])]], facts
+
+
+def _write_tables(folder: Path, kind: str, rows: pd.DataFrame, stage: dict, labels: dict) -> dict:
+    """Write the tables of a job; returns what job.json says of them."""
+    rows, facts = _seen(rows, stage, labels)
     if kind == "pretrain":
         write_parquet(folder / "table.parquet", rows)
         return facts
-    unseen = ~(rows["role"].isin(["train", "validation"]) | hidden)
+    unseen = ~rows["role"].isin(["train", "validation", *SECOND])
     blanked = {name: rows[name].mask(unseen) for name in rows.columns if name not in FACTS}
     write_parquet(folder / "table.parquet", rows.assign(**blanked))
     write_parquet(folder / "table-validation.parquet", rows[rows["role"] == "validation"])
