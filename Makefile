@@ -14,7 +14,7 @@ cluster := pytest -rs tests/slurm tests/pipeline/test_slurm.py
 
 demo: env demo/cohorts.csv
 	nextflow run . -profile demo -resume
-	@python -c 'import json; print("\n" + json.load(open("results/demo/ranking/ranking.json"))["answer"])'
+	@python -c 'import json; found = json.load(open("results/demo/ranking/ranking.json")); print("", found["answer"], *found["cautions"], sep="\n")'
 	@echo "Report: $(CURDIR)/results/demo/ranking/report.html"
 
 demo/cohorts.csv: | env

@@ -18,8 +18,9 @@ workflow {
     }
     else if (planned) {
         settings = readSettings(params, workflow)
-        located = withPaths(settings.sweep, findInputs(settings, params, workflow))
-        PLAN(settleText(workflow.workDir, 'settings.json', groovy.json.JsonOutput.toJson(located)), settings.run)
+        inputs = findInputs(settings, params, workflow)
+        located = withPaths(settings.sweep, inputs)
+        PLAN(settleText(workflow.workDir, 'settings.json', groovy.json.JsonOutput.toJson(located)), inputs.study, settings.run)
         PLAN.out.said.view()
     }
     else {

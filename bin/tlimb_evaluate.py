@@ -25,13 +25,11 @@ from tlimb.command import told_plainly
 @told_plainly
 def main(job, store, models, threads, settings, trusted, out):
     """Predict and score validation, test and external parts, write OUT/<trial id>/ for each trial."""
-    from tlimb.evaluate_settings import Evaluate
+    from tlimb.evaluate_settings import read_evaluate
     from tlimb.evaluation.predict import evaluate
-    from tlimb.files import read_json
-    from tlimb.parse import parse
     from tlimb.scenarios.device import find_device, set_up_torch
 
-    asked = parse(Evaluate, read_json(settings), settings) if settings else Evaluate()
+    asked = read_evaluate(settings)
     set_up_torch(threads, training=False)
     evaluate(job, store, models, out, asked, find_device(), trusted)
 

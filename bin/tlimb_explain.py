@@ -23,14 +23,15 @@ FILE = click.Path(exists=True, dir_okay=False)
 @told_plainly
 def main(job, store, models, encoders, cohort, selected, settings, threads, trusted, out):
     """Explain each selected trial of the pack: maps, features and reconstructions, in OUT/<trial id>/."""
-    from tlimb.evaluate_settings import Evaluate
+    from tlimb.evaluate_settings import read_evaluate
     from tlimb.explain.explain import Inputs, explain
     from tlimb.files import read_json
     from tlimb.scenarios.device import find_device, set_up_torch
 
+    asked = read_evaluate(settings)
     set_up_torch(threads, training=False)
     inputs = Inputs(job, store, models, encoders, cohort, trusted)
-    explain(inputs, read_json(selected)["trials"], Evaluate(**read_json(settings)), out, find_device())
+    explain(inputs, read_json(selected)["trials"], asked, out, find_device())
 
 
 if __name__ == "__main__":

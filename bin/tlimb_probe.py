@@ -21,14 +21,12 @@ from tlimb.command import told_plainly
 @told_plainly
 def main(job, store, encoders, settings, threads, trusted, out):
     """Score every encoder of the job, write OUT/<job id>/probe.json."""
-    from tlimb.evaluate_settings import Evaluate
+    from tlimb.evaluate_settings import read_evaluate
     from tlimb.evaluation.probe import probe
-    from tlimb.files import read_json
-    from tlimb.parse import parse
     from tlimb.scenarios.device import find_device, set_up_torch
 
+    asked = read_evaluate(settings)
     set_up_torch(threads, training=False)
-    asked = parse(Evaluate, read_json(settings) if settings else {}).model_dump()
     probe(job, store, encoders, out, asked, find_device(), trusted)
 
 

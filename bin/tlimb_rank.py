@@ -50,7 +50,7 @@ def main(sweep, cohort_json, montages, cohort_table, template, command, out, **f
     document = ranking.document()
     write_tables(document, results.trials, out / "tables")
     write_figures(document, out / "figures", results, effects)
-    click.echo(ranking.answer)
+    click.echo("\n".join([ranking.answer, *ranking.cautions]))
 
 
 if __name__ == "__main__":

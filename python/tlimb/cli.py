@@ -55,11 +55,14 @@ def main():
 @click.option(
     "--trace", type=click.Path(exists=True, path_type=Path), help="trace.txt of a run, if not the one in outdir."
 )
+@click.option(
+    "--study", type=click.Path(exists=True, path_type=Path), help="study.json, or the rounds' folder, that SWEEP extends."
+)
 @click.option("--measure", is_flag=True, help="Time some steps of each network on this machine.")
 @click.option("--trials-per-task", type=click.IntRange(1), help="Most trials of a pack; the sweep's, or 4.")
 @click.option("--chunk-size", type=click.IntRange(1), help="Most scans that a task prepares; the sweep's, or 64.")
 @told_plainly
-def plan(sweep: Path, trusted: tuple[str, ...], trace: Path | None, measure: bool, trials_per_task, chunk_size):
+def plan(sweep: Path, trusted: tuple[str, ...], trace, study: Path | None, measure: bool, trials_per_task, chunk_size):
     """List what SWEEP (a JSON file) would run: trials, pretrainings, scans, disk, tasks and their time. Runs nothing.
 
     Time is estimated from what an earlier run left in the sweep's outdir, or with --measure from some steps timed here.
@@ -68,7 +71,7 @@ def plan(sweep: Path, trusted: tuple[str, ...], trace: Path | None, measure: boo
     from tlimb.search.plan import describe, plan_of, sizes_of
 
     sys.path.append(os.getcwd())  # modules of the user's own lie where Nextflow is started
-    found = plan_of(sweep, trusted)
+    found = plan_of(sweep, trusted, study)
     known = read_known(Path(found.sweep.outdir), trace)
     if measure:
         from tlimb.search.measure import measured

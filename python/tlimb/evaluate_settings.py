@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from tlimb.files import read_json
+from tlimb.parse import parse
 from tlimb.settings import Index, Settings
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -43,7 +45,8 @@ class Evaluate(Settings):
     left on, 0 for none. probe: score every encoder on the target's training scans before fine-tuning. harmonise: a label
     column, such as `site`, over which features of frozen encoders are harmonised by ComBat, beside what they are
     without; keeping: label columns, such as `age`, whose effects on features it keeps.
-    explain: how to show what the selected networks look at; explained: of how many test scans.
+    explain: how to show what the selected networks look at; explained: of how many test scans, 0 for
+    no look at all.
     """
 
     external: list[External] = []
@@ -58,7 +61,7 @@ class Evaluate(Settings):
     harmonise: str | None = None
     keeping: list[str] = []
     explain: list[Explanation] = []
-    explained: Annotated[int, Field(ge=1)] = 16
+    explained: Index = 16
 
     @model_validator(mode="after")
     def _together(self):
@@ -67,3 +70,11 @@ class Evaluate(Settings):
         if self.keeping and self.harmonise is None:
             raise ValueError("`keeping` says what harmonising keeps; expected `harmonise`, a label column, beside it")
         return self
+
+
+def read_evaluate(path=None) -> Evaluate:
+    """The settings in a JSON file with some keys of `evaluate`; the usual ones where it is silent, or there is none.
+
+    Raises InputError naming the file and each key that is wrong.
+    """
+    return parse(Evaluate, read_json(path), str(path)) if path else Evaluate()

@@ -93,6 +93,7 @@ def networks(nextflow, demo_cohort, tmp_path_factory):
         stage["data"]["module"] = WHOLE
     sweep["stages"][0]["data"]["labelled"]["n"] = 12
     sweep["split"] = {"validation": 4, "test": 4}
+    sweep["evaluate"]["explained"] = 0
     sweep["licence"] = "CC0-1.0"
     sweep["search"]["space"] = {"*": [from_scratch(name) for name in NETWORKS] + WAYS}
     (folder / "sweep.json").write_text(json.dumps(sweep))

@@ -14,8 +14,9 @@ WAYS = [{"strategy": "scratch"}, {"strategy": "scratch", "batch_size": 8}]
 
 
 def small_sweep(**changes) -> dict:
-    """The sweep of the test profile with one epoch a stage."""
+    """The sweep of the test profile with one epoch a stage and no look at what networks see."""
     sweep = copy.deepcopy(SMALL) | {"outdir": "results"} | changes
+    sweep["evaluate"]["explained"] = 0
     for stage in sweep["stages"]:
         stage["epochs"] = 1
     return sweep

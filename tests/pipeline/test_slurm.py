@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_literal_command_runs_on_slurm_where_only_trainings_ask_for_a_gpu(
+def test_the_literal_command_runs_on_slurm_where_only_what_runs_networks_asks_for_a_gpu(
     nextflow, slurm_cluster, pipeline, demo_cohort
 ):
     sweep = json.loads((ROOT / "assets" / "sweeps" / "test.json").read_text())
@@ -27,11 +27,11 @@ def test_the_literal_command_runs_on_slurm_where_only_trainings_ask_for_a_gpu(
         name = re.search(r"### name: '(?:\w+:)*(\w+)", text).group(1)
         said = (wrapper.parent / ".command.err").read_text()
         jobs.setdefault(name, set()).add(("#SBATCH" in text, "#SBATCH --gres=gpu:1" in text, "no GPU answers" in said))
-    training = {"PRETRAIN_1", "FINETUNE"}
+    on_gpus = {"PRETRAIN_1", "FINETUNE", "EXPLAIN"}
     assert jobs.pop("COHORT") == {(False, False, False)}
-    assert {name: kinds for name, kinds in jobs.items() if name in training} == {
-        name: {(True, True, True)} for name in training
+    assert {name: kinds for name, kinds in jobs.items() if name in on_gpus} == {
+        name: {(True, True, True)} for name in on_gpus
     }
-    assert {name: kinds for name, kinds in jobs.items() if name not in training} == {
-        name: {(True, False, False)} for name in ("PREPROCESS", "SUGGEST", "EVALUATE", "RANK")
+    assert {name: kinds for name, kinds in jobs.items() if name not in on_gpus} == {
+        name: {(True, False, False)} for name in ("PREPROCESS", "SUGGEST", "EVALUATE", "SELECT", "RANK")
     }

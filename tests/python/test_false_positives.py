@@ -52,6 +52,40 @@ def test_delong_rarely_finds_what_is_not_there(runs, scans):
     assert found <= runs[1]
 
 
+def equal_trials(rng, seeds, folds, persons=100, scans=2):
+    """Pairs of two candidates of equal skill, one for each seed and fold; what is odd in a candidate's scores is so in
+    part whatever the seed. Folds test different people."""
+    truth = np.repeat(np.arange(persons) % 2, scans)
+    person = np.repeat([f"p{i:03d}" for i in range(persons)], scans)
+    own = np.repeat(rng.normal(size=(persons, 1)), scans, axis=0)
+    lasting = 0.6 * rng.normal(size=(len(truth), 2))
+    fold = np.repeat(np.arange(persons) // 2 % folds, scans)
+    pairs = []
+    for _ in range(seeds):
+        logit = 2.4 * (truth[:, None] - 0.5) + own + lasting + 0.6 * rng.normal(size=(len(truth), 2))
+        tables = [table(person, truth, 1 / (1 + np.exp(-column))) for column in logit.T]
+        pairs += [tuple(one[fold == k] for one in tables) for k in range(folds)]
+    return pairs
+
+
+LONG = pytest.mark.long
+SEEDS_AND_FOLDS = [pytest.param(3, 1, marks=LONG), (1, 5), pytest.param(2, 5, marks=LONG)]
+
+
+@pytest.mark.parametrize(("seeds", "folds"), SEEDS_AND_FOLDS)
+@pytest.mark.parametrize("metric", [pytest.param("balanced_accuracy", marks=LONG), "auroc"])
+def test_the_paired_bootstrap_over_seeds_and_folds_rarely_finds_what_is_not_there(runs, metric, seeds, folds):
+    measure = Measure(metric, "classification", 399, 0.95, 0)
+    found = share(runs[0], lambda rng: paired_difference(equal_trials(rng, seeds, folds), measure)["p"] < 0.05)
+    assert found <= max(runs[1], 0.07)  # of areas over three seeds it is a little above 0.06
+
+
+@pytest.mark.parametrize(("seeds", "folds"), SEEDS_AND_FOLDS)
+def test_delong_over_seeds_and_folds_rarely_finds_what_is_not_there(runs, seeds, folds):
+    found = share(runs[0], lambda rng: delong(equal_trials(rng, seeds, folds))["p"] < 0.05)
+    assert found <= runs[1]
+
+
 def nearest_mean(features, truth, train):
     """Is each row of features (n, d) nearer to the mean of its own class in the training rows? (n,)"""
     means = np.stack([features[train & (truth == k)].mean(axis=0) for k in (0, 1)])

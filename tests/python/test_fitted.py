@@ -131,11 +131,11 @@ def test_a_threshold_of_ones_own_is_taken_and_a_lacking_class_has_no_other():
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(1, 60), coverage=st.floats(0.55, 0.99))
-def test_the_conformal_quantile_is_the_stated_order_statistic(n, coverage):
+@given(n=st.integers(1, 60), thousandths=st.integers(550, 990))
+def test_the_conformal_quantile_is_the_stated_order_statistic(n, thousandths):
     misfit = np.random.default_rng(n).permutation(np.arange(n) + 1.0)
-    place = math.ceil((n + 1) * coverage)
-    assert fit_quantile(misfit, coverage) == (None if place > n else place)
+    place = -(-(n + 1) * thousandths // 1000)
+    assert fit_quantile(misfit, thousandths / 1000) == (None if place > n else place)
 
 
 def test_nine_scans_are_enough_for_ninety_percent_and_eight_are_not():
@@ -196,13 +196,26 @@ def test_a_reliability_curve_counts_a_scan_once_whatever_the_seeds():
     rng = np.random.default_rng(1)
     sure = rng.random(60)
     hits = (rng.random(60) < sure).astype(float)
-    once = reliability(sure, hits, np.ones(60), 0.95)
-    thrice = reliability(np.tile(sure, 3), np.tile(hits, 3), np.full(180, 1 / 3), 0.95)
+    people = np.arange(60)
+    once = reliability(sure, hits, np.ones(60), people, 0.95)
+    thrice = reliability(np.tile(sure, 3), np.tile(hits, 3), np.full(180, 1 / 3), np.tile(people, 3), 0.95)
     assert len(once) == len(thrice) == 6
     assert [sum(one["n"] for one in curve) for curve in (once, thrice)] == pytest.approx([60, 60])
     whole = [sum(one["n"] * one["observed"] for one in curve) for curve in (once, thrice)]
     assert whole[0] == pytest.approx(whole[1]) == pytest.approx(hits.sum())
     assert all(one["low"] <= one["observed"] <= one["high"] for one in once + thrice)
+
+
+def test_a_reliability_curve_is_as_sure_as_its_persons_are_many():
+    """Each person scanned five times, alike each time: no more is known than from one scan of each."""
+    rng = np.random.default_rng(2)
+    sure, people = rng.random(60), np.arange(60)
+    hits = (rng.random(60) < sure).astype(float)
+    often = reliability(np.repeat(sure, 5), np.repeat(hits, 5), np.ones(300), np.repeat(people, 5), 0.95)
+    assert len(often) == 15 and sum(one["n"] for one in often) == 300
+    for one, number in zip(often, np.unique(bins_of(np.repeat(sure, 5))), strict=True):
+        own = np.repeat(people, 5)[bins_of(np.repeat(sure, 5)) == number]
+        assert (one["low"], one["high"]) == pytest.approx(wilson(one["observed"], len(set(own)), 0.95)) and one["n"] == len(own)
 
 
 def test_age_bias_is_gone_after_correction_on_the_scans_of_its_fit():

@@ -14,7 +14,7 @@ from tlimb.files import digest, write_json, write_parquet
 from tlimb.parse import parse
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.crossings import crossing, last_change
-from tlimb.ranking.learning_curves import by_replicate, choose, learning_curves
+from tlimb.ranking.learning_curves import _told, by_replicate, choose, learning_curves
 from tlimb.ranking.next_runs import next_runs
 from tlimb.ranking.power_law import describe_curve, fit_power_law, lack_of_fit, power_law
 from tlimb.ranking.results import Results
@@ -269,6 +269,25 @@ def test_the_crossing_of_two_strategies_is_placed(curves):
     assert {row["first"], row["second"]} == {"frozen", "scratch"}
     assert 40 < row["n"] < 80 and row["low"] < row["n"] < row["high"]
     assert row["text"].startswith("scratch stays ahead of frozen from n =")
+
+
+@pytest.mark.parametrize(("ends", "said"), [
+    ([(0.01, 0.09), (0.12, 0.28)], "b is ahead of a at every n from 20 to 80, told apart for each of these (lead with its 95 % "
+     "interval at n = 20: 0.05 (0.01 to 0.09), 80: 0.20 (0.12 to 0.28))"),
+    ([(-0.01, 0.09), (0.12, 0.28)], "told apart for 80 of these alone (lead with"),
+    ([(-0.01, 0.09), (-0.02, 0.28)], "told apart for none of these (lead with"),
+    ([(None, None), (None, None)], "b is ahead of a at every n from 20 to 80, how surely is not known"),
+])  # fmt: skip
+def test_who_is_ahead_at_every_size_is_said_with_how_surely(ends, said):
+    row = {"first": "a", "second": "b", "n": None}
+    turned = [(None, None) if low is None else (-high, -low) for low, high in ends]
+    assert said in _told(row, [20, 80], np.array([-0.05, -0.2]), turned, 0.95)
+    assert said.replace("b is ahead of a", "a is ahead of b") in _told(row, [20, 80], np.array([0.05, 0.2]), ends, 0.95)
+    assert _told(row, [20, 80], np.array([0.0, 0.2]), ends, 0.95) == "a and b do not cross"
+
+
+def test_the_intervals_say_how_often_people_were_drawn(curves):
+    assert curves["interval"] == f"other training samples and other test persons, drawn {MEASURE.resamples} times"
 
 
 def test_what_would_tell_more_can_be_merged_into_a_sweep(results, curves):

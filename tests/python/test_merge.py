@@ -135,18 +135,18 @@ def test_runs_that_measured_otherwise_are_refused_with_what_differs(file):
     with pytest.raises(InputError) as caught:
         merge([read_part(file("one", one)), read_part(file("two", two))])
     text = str(caught.value)
-    assert "'x' was measured otherwise: metric is 'auroc', elsewhere 'balanced_accuracy'" in text
+    assert "'x' was measured otherwise than in" in text and "metric is 'auroc', there 'balanced_accuracy'" in text
     assert "people is '333" in text
 
 
 def test_a_method_with_two_scores_asks_for_labels_and_labels_keep_them_apart(file):
     places = [file(name, document({"x": {"a": mean, "b": 0.3}})) for name, mean in (("one", 0.5), ("two", 0.6))]
-    with pytest.raises(InputError, match="'a' has another score on 'x' in another file .give the files labels"):
+    with pytest.raises(InputError, match="'a' has another score on 'x' in .*one/results.json .give the files labels"):
         merge([read_part(place) for place in places])
     merged = merge([read_part(f"ours={places[0]}"), read_part(f"theirs={places[1]}")])
     assert [row["method"] for row in merged["methods"]][:2] == ["theirs: a", "ours: a"]
-    same = merge([read_part(places[0]), read_part(file("three", document({"x": {"a": 0.5, "b": 0.3}})))])
-    assert [row["method"] for row in same["methods"]] == ["a", "b"]
+    same = merge([read_part(places[0]), read_part(file("three", document({"x": {"a": 0.5, "c": 0.3}})))])
+    assert [row["method"] for row in same["methods"]] == ["a", "b", "c"]
 
 
 def test_files_that_are_none_are_named_with_what_is_wrong(file, tmp_path):
@@ -203,3 +203,32 @@ def test_data_sets_of_the_same_people_are_said_to_go_together(file):
     assert not any("same people" in note for note in alone["notes"])
     both = merge([read_part(file("both", document({"n 20": {"m": 0.5}, "n 40": {"m": 0.6}})))])
     assert any(note.startswith("n 20, n 40 test the same people") for note in both["notes"])
+
+
+def test_a_run_is_not_merged_with_itself_nor_with_a_copy(file, tmp_path):
+    one, copied = file("one", document({"x": {"a": 0.5}})), file("copied", document({"x": {"a": 0.5}}))
+    with pytest.raises(InputError, match="one/results.json: is given twice, which would count twice"):
+        merge([read_part(one), read_part(f"{one}/results.json")])
+    with pytest.raises(InputError, match="one/results.json: has the same results as .*copied/results.json"):
+        merge([read_part(f"theirs={one}"), read_part(f"ours={copied}")])
+    done = CliRunner().invoke(main, ["merge", one, one, "--out", str(tmp_path / "merged")])
+    assert done.exit_code == 1 and not (tmp_path / "merged").exists()
+
+
+def test_files_that_share_trials_are_named(file):
+    first = file("first", document({"x": {"a": 0.5, "b": 0.3}}))
+    more = file("more", document({"x": {"a": 0.5, "c": 0.4}}))
+    (note,) = [one for one in merge([read_part(first), read_part(more)])["notes"] if "same trials" in one]
+    assert note == f"a has the same trials on x in {first}/results.json and {more}/results.json: they count once."
+    labelled = merge([read_part(f"before={first}"), read_part(f"after={more}")])["notes"]
+    (note,) = [one for one in labelled if "same trials" in one]
+    assert note.startswith("after: a and before: a are the same trials on x, in ") and "several ranks" in note
+    other = file("other", document({"x": {"a": 0.6}}))
+    assert not any("same trials" in one for one in merge([read_part(first), read_part(f"o={other}")])["notes"])
+
+
+def test_where_a_data_set_was_measured_otherwise_its_scores_are_not_compared(file):
+    one, two = document({"x": {"a": 0.5}}), document({"x": {"a": 0.6}}, people="3" * 12)
+    with pytest.raises(InputError) as caught:
+        merge([read_part(file("one", one)), read_part(file("two", two))])
+    assert len(caught.value.problems) == 1

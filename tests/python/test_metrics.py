@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tlimb.errors import InputError
 from tlimb.evaluation.bootstrap import interval, percentile_interval, person_bootstrap
 from tlimb.evaluation.icc import icc
-from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS, METRICS, metric, score, weighted_metric
+from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS, METRICS, metric, metric_interval, score, weighted_metric
 from tlimb.ranking.answer import WORDS
 
 SETTING = {"resamples": 200, "confidence": 0.95, "seed": 0}
@@ -310,6 +310,34 @@ def test_an_interval_of_few_persons_is_widened_to_that_of_student(persons):
     low, high = interval(values, 0.95, persons)
     assert (low, high) == pytest.approx((-t.ppf(0.975, persons - 1), t.ppf(0.975, persons - 1)), rel=0.01)
     assert interval(values, 0.95)[0] > low and interval(values, 0.95, 1) == interval(values, 0.95)
+
+
+def test_a_corrected_interval_moves_its_tails_by_the_share_of_resamples_below_the_value():
+    from scipy.stats import norm, t
+
+    values = np.random.default_rng(3).beta(8, 2, 5000)
+    value = float(np.quantile(values, 0.4))
+    moved = 2 * norm.ppf(0.4) + math.sqrt(30 / 29) * t.ppf([0.025, 0.975], 6)
+    found = interval(values, 0.95, 30, value=value, freedom=6)
+    assert found == pytest.approx(np.quantile(values, norm.cdf(moved)), abs=1e-3)
+    plain = interval(values, 0.95, 30)
+    assert interval(values, 0.95, 30, value=float(np.median(values))) == pytest.approx(plain, abs=1e-3)
+    ends = [interval(values, 0.95, 30, value=end) for end in (-1.0, 2.0)]
+    assert all(np.isfinite(pair).all() and pair[0] <= pair[1] for pair in ends)
+
+
+@pytest.mark.parametrize(("name", "truth", "classes", "rarest"), [
+    ("auprc", [0, 0, 0, 0, 1, 1, 1, 1], 2, 3),
+    ("auprc", [0, 1, 2, 1, 1, 2, 1, 1], 3, 1),
+    ("mean_auprc", [1, 3, 0, 1, 2, 0, 0, 0], 2, 2),
+])  # fmt: skip
+def test_an_area_under_the_precision_recall_curve_is_as_sure_as_its_rarest_class_has_persons(name, truth, classes, rarest):
+    draws = np.random.default_rng(4).beta(6, 3, 2000)
+    shares = [[1 / classes] * classes] * len(truth)
+    frame = pd.DataFrame({"truth": np.array(truth, float), "person": list("abcdefgg"), "probabilities": shares})
+    found = metric_interval(name, 0.6, draws, 0.95, 7, [frame.iloc[:3], frame.iloc[3:]])
+    assert found == interval(draws, 0.95, 7, value=0.6, freedom=max(rarest - 1, 1))
+    assert metric_interval("auroc", 0.6, draws, 0.95, 7, [frame]) == interval(draws, 0.95, 7)
 
 
 def test_sensitivity_and_specificity_look_at_what_is_called():

@@ -6,6 +6,7 @@ from tlimb.config import Tuning, read_sweep
 from tlimb.ranking.names import candidate_names, settings_of, strategy_of
 from tlimb.ranking.starts import published_notes
 from tlimb.ranking.tuning_words import tuning_words
+from tlimb.ranking.varied import varied_paths
 from tlimb.search.space import grid
 
 
@@ -67,3 +68,74 @@ def test_weights_of_which_nothing_is_known_are_told_once_and_tlimbs_own_not_at_a
     own = {"origin": "file", "path": "encoder", "id": "0" * 12}
     (note,) = published_notes([{"start": start}, {"start": dict(start)}, {"start": own}, {"start": None}, {}])
     assert note.startswith("Some candidates start from the weights r18.pth (ResNet of torchvision or timm), licence not known")
+
+
+def l2sp(alpha, **more) -> dict:
+    return {"class_path": "L2SP", "init_args": {"alpha": alpha}} | more
+
+
+def searched_names(document, space: dict, points: list[list[dict]]) -> list[str]:
+    """The names of candidates with these auxiliary terms, which a search over `space` has drawn."""
+    document["search"] = {"seeds": [0], "space": {"stages.finetune.objective.auxiliary": points}}
+    trials = {str(i): {"spec": spec, "init": "e"} for i, spec in enumerate(grid(read_sweep(document)))}
+    return list(candidate_names(trials, space).values())
+
+
+AUXILIARY = "stages.finetune.objective.auxiliary"
+DRAWN = {"log_uniform": [0.0001, 1]}
+
+
+@pytest.mark.parametrize(
+    ("space", "points", "names"),
+    [
+        ({AUXILIARY: [[], [l2sp(DRAWN)]]}, [[], [l2sp(0.0123)]], ["full", "full, L2SP alpha 0.0123"]),
+        ({AUXILIARY: {"variants": [[], [l2sp(DRAWN)]]}}, [[], [l2sp(0.0123)]], ["full", "full, L2SP alpha 0.0123"]),
+        ({AUXILIARY: [[], [l2sp(1, weight=DRAWN)]]}, [[], [l2sp(1, weight=0.5)]], ["full", "full, L2SP weight 0.5"]),
+        ({AUXILIARY: [[], [l2sp(0.01)], [l2sp(0.1)]]}, [[], [l2sp(0.1)]], ["full", "full, L2SP alpha 0.1"]),
+        (
+            {"stages.finetune": [{}, {"objective": {"auxiliary": [l2sp(DRAWN)]}}]},
+            [[], [l2sp(0.2)]],
+            ["full", "full, L2SP alpha 0.2"],
+        ),
+        (
+            {AUXILIARY: [[l2sp(0.01), {"class_path": "BSS"}], [{"class_path": "BSS", "weight": 0.1}], []]},
+            [[l2sp(0.01), {"class_path": "BSS"}], [{"class_path": "BSS", "weight": 0.1}], []],
+            ["full, L2SP, BSS", "full, BSS weight 0.1", "full"],
+        ),
+        ({AUXILIARY: [[], [l2sp(0.01)]]}, [[], [l2sp(0.01)]], ["full", "full, L2SP"]),
+    ],
+)
+def test_a_drawn_argument_of_a_term_is_named_where_one_candidate_alone_has_the_term(document, space, points, names):
+    assert searched_names(document, space, points) == names
+
+
+PATHS = [("optimizer",), ("optimizer", "momentum"), ("batch_size",)]
+
+
+def test_equal_arguments_of_two_terms_are_both_named(document):
+    terms = [[l2sp(0.01, weight=w), {"class_path": "BSS", "weight": w}] for w in (0.1, 0.2)]
+    names = searched_names(document, {}, [*terms, []])
+    assert names == ["full, L2SP weight 0.1, BSS weight 0.1", "full, L2SP weight 0.2, BSS weight 0.2", "full"]
+
+
+def test_what_a_space_varies_is_told_by_paths():
+    optimizers = [{"class_path": "SGD", "init_args": {"momentum": {"uniform": [0.5, 0.9]}}}, {"class_path": "AdamW"}]
+    space = {
+        "stages.*.optimizer": optimizers,
+        "stages.finetune.batch_size, stages.pretrain.batch_size": {"int": [4, 8]},
+        "architecture.init_args.depth": [10, 18],
+        "stages.-1.objective.auxiliary.0.weight": [1.0],
+    }
+    both = [(stage, *path) for stage in ("pretrain", "finetune") for path in PATHS]
+    assert varied_paths(space, ["pretrain", "finetune"]) == {*both, ("architecture", "depth")}
+    together = {"*": [{"stages.-1.epochs": 1, "split.n": 4}, {"stages.-1.epochs": 2, "split.n": 4}]}
+    assert varied_paths(together, ["pretrain", "finetune"]) == {("finetune", "epochs")}
+
+
+def test_what_is_varied_in_one_stage_is_not_told_of_another(document):
+    space = {"stages.finetune": [{"strategy": "scratch"}, {"strategy": "full"}], "stages.finetune.epochs": [1, 2]}
+    document["search"] = {"seeds": [0], "space": space}
+    specs = enumerate(grid(read_sweep(document)))
+    trials = {str(i): {"spec": spec, "init": "e" if len(spec["stages"]) > 1 else ""} for i, spec in specs}
+    names = ["scratch, epochs 1", "scratch, epochs 2", "full, epochs 1", "full, epochs 2"]
+    assert sorted(candidate_names(trials, space).values()) == sorted(names)

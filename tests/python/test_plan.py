@@ -13,6 +13,7 @@ from tlimb.files import write_json, write_jsonl
 from tlimb.search.costs import read_known, steps_of
 from tlimb.search.plan import plan_of
 from tlimb.search.rates import Rates
+from tlimb.search.study import write_study
 from tlimb.search.trace import read_trace
 
 
@@ -204,7 +205,8 @@ def test_time_follows_from_what_the_last_run_took(sweep):
     assert lines["PRETRAIN"] == f"2 {duration_text(pretraining)}"
     assert lines["FINETUNE"] == f"4 {duration_text(tuning)}"
     assert lines["PREPROCESS"] == "1 2 min" and lines["COHORT"] == "1 10 s" and lines["EVALUATE"] == "4 ?"
-    assert "with 1.4 of them at once" in lines["time:"] and "and what SUGGEST, EVALUATE take" in lines["time:"]
+    assert "with 1.4 of them at once" in lines["time:"]
+    assert "and what SUGGEST, EVALUATE, SELECT, EXPLAIN take" in lines["time:"]
     assert lines["known"] == f"from 2 trainings on cpu in {outdir}; early stopping makes it less"
     assert lines["memory:"] == "up to 2.7 GB a task in the last run"
 
@@ -249,3 +251,67 @@ def test_steps_timed_on_the_spot_stand_for_a_run_that_is_not_there(sweep):
     assert lines["PRETRAIN"].split()[1] != "?" and lines["FINETUNE"].split()[1] != "?"
     assert lines["time:"].endswith("one after the other")
     assert lines["known"].startswith("from steps of 4 networks timed here on ")
+
+
+KNOWN = "counted: 4 trials of 4 candidates that the study has, if scans and labels are still the same"
+
+
+def searched(sweep, **search) -> dict:
+    """The sweep's file with another search, which names the rate and how to start; the document."""
+    document = json.loads(sweep.read_text())
+    space = {"stages.finetune.optimizer.init_args.lr": {"log_uniform": [1e-4, 1e-2]}}
+    space |= {"stages.finetune.strategy": ["full", "frozen"]}
+    document["search"] = {"seeds": [0], "space": space} | search
+    sweep.write_text(json.dumps(document))
+    return document
+
+
+def study_of(sweep, folder) -> Path:
+    """The study of a sweep's first round, as a run leaves it: prepared scans make other digests of people and other
+    pretrainings of it than a plan knows."""
+    study = plan_of(sweep).proposal.study
+    real = {"about": study.about | {"people": "0123456789ab"}, "pretrainings": ["ba9876543210"]}
+    write_study(folder / "round-1" / "study.json", study.model_copy(update=real))
+    return folder
+
+
+def test_points_of_the_study_that_is_extended_are_not_counted_again(sweep, tmp_path):
+    searched(sweep, method="random", points=4)
+    study = study_of(sweep, tmp_path / "search")
+    searched(sweep, method="random", points=6)
+    whole, more = told(sweep, "--trials-per-task", "1"), told(sweep, "--trials-per-task", "1", "--study", str(study))
+    assert whole["6"] == "trials of 6 candidates (1 seed), 0 of them from scratch"
+    assert (whole["FINETUNE"], whole["PRETRAIN"]) == ("6 ?", "1 ?")
+    assert (more["2"], more["FINETUNE"]) == ("trials of 2 candidates (1 seed), 0 of them from scratch", "2 ?")
+    assert more["not"] == KNOWN
+    assert more["0"] == "distinct pretrainings" and "PRETRAIN" not in more
+    assert more["weights"] == whole["weights"]  # all of them stand in the outdir in the end
+    searched(sweep, method="random", points=4, seeds=[0, 1])
+    seeds = told(sweep, "--trials-per-task", "1", "--study", str(study / "round-1" / "study.json"))
+    assert seeds["4"].startswith("trials of 4 candidates (2 seeds)") and seeds["FINETUNE"] == "4 ?"
+    assert seeds["1"] == "distinct pretrainings"
+
+
+def test_a_sweep_that_names_its_study_is_planned_as_an_extension_in_all_its_rounds(sweep, tmp_path):
+    searched(sweep, method="bayes", points=8, rounds=2)
+    study_of(sweep, tmp_path / "search")
+    document = searched(sweep, method="bayes", points=12, rounds=3)
+    assert "3 rounds of bayes, at most: 12 trainings of trials" in " ".join(told(sweep).values())
+    sweep.write_text(json.dumps(document | {"study": "search"}))
+    lines = told(sweep, "--trials-per-task", "1")
+    assert lines["not"] == KNOWN
+    assert lines["these"] == "are the first of 3 rounds of bayes, at most: 8 trainings of trials, 32 epochs in all"
+    assert lines["FINETUNE"] == "8 ?"
+
+
+def test_a_study_that_is_passed_over_is_told_and_all_is_counted(sweep, tmp_path):
+    searched(sweep, method="random", points=4)
+    study = study_of(sweep, tmp_path / "search")
+    searched(sweep, method="random", points=4, seed=1)
+    lines = told(sweep, "--study", str(study))
+    assert lines["4"].startswith("trials of 4 candidates") and "not" not in lines
+    assert lines["warning:"] == "the study before was passed over: seed 0 against 1"
+    (study / "round-1" / "study.json").write_text("{}")
+    assert told(sweep, "--study", str(study))["warning:"].startswith("the study before was passed over: ")
+    empty = CliRunner().invoke(main, ["plan", str(sweep), "--study", str(tmp_path / "search" / "round-1")])
+    assert empty.exit_code == 1 and "no round-<k>/study.json" in empty.output

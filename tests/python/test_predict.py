@@ -280,6 +280,20 @@ def test_the_folder_of_results_stands_for_the_models_ranked_best(run, sheet, tmp
     assert "small: 2 models, averaged" in notes[0]
 
 
+def test_a_run_that_is_not_ranked_yet_is_told_from_a_folder_of_scans(run, sheet, tmp_path):
+    results = tmp_path / "results"
+    write_json(results / "cohort" / "cohort.json", {})
+    with pytest.raises(InputError) as caught:
+        asked([results, sheet], Options())
+    (problem,) = caught.value.problems
+    assert problem.where == str(results) and "no ranking/ranking.json is there, and no trained model" in problem.message
+    assert f"tlimb watch {results}" in problem.hint and "-resume" in problem.hint
+    shutil.copytree(run.models.every, results / "models" / run.models.every.name)
+    failed = CliRunner().invoke(main, ["predict", str(results), str(sheet), "--out", str(tmp_path / "out.csv")])
+    assert failed.exit_code == 1 and f"1 trained model in {results / 'models'}" in failed.output
+    assert "or name one of its models" in failed.output and not (tmp_path / "out.csv").exists()
+
+
 def test_a_plain_folder_gives_its_images_in_order_and_leaves_masks_out(run, tmp_path):
     for name in ("scan-10.nii.gz", "scan-2.nii.gz", "scan-2_mask.nii.gz", "notes.txt"):
         (tmp_path / name).write_bytes(b"")

@@ -1,6 +1,7 @@
 """Ranking a finished search: names, selection on validation, intervals, comparisons, failures, the answer."""
 
 import math
+import re
 import shutil
 import statistics
 from dataclasses import replace
@@ -142,7 +143,7 @@ def test_test_scores_stand_only_where_a_candidate_is_selected(ranking):
 def test_rows_and_document_hold_what_the_contract_says(ranking):
     assert all(list(row) == COLUMNS for row in ranking.rows())
     assert set(ranking.document()) == {
-        "metric", "direction", "target", "answer", "best", "candidates", "comparisons", "failures", "nested", "oracle", "notes",
+        "metric", "direction", "target", "answer", "best", "candidates", "comparisons", "failures", "nested", "oracle", "notes", "cautions",
         "ties", "indistinguishable", "gap", "friedman", "cost", "groups", "calibration", "conformal", "age_bias", "ensembles",
         "transferability", "learning_curves",
     }  # fmt: skip
@@ -460,7 +461,7 @@ def test_curves_break_where_a_loss_is_not_finite_and_mark_the_best_epoch():
 
 
 def test_a_holdout_has_no_nested_estimate_and_its_test_persons_chose_nothing(ranking):
-    assert ranking.nested is None and ranking.notes == [] and "optimistic" not in ranking.answer
+    assert ranking.nested is None and ranking.notes == ranking.cautions == []
 
 
 def outer_folds(tree, ranking):
@@ -496,7 +497,7 @@ def test_where_the_choice_saw_the_test_persons_the_ranking_says_so(nested_rankin
     (note,) = nested_ranking.notes
     assert "120 of 120 test persons are validation persons in other folds" in note and "optimistic" in note
     assert "the nested estimate repeats the choice" in note
-    assert f"Choosing anew inside each of 3 outer folds gives balanced accuracy {nested_ranking.nested['value']:.2f}" in nested_ranking.answer
+    assert f"Choosing anew inside each of 3 outer folds gives balanced accuracy {nested_ranking.nested['value']:.2f}" in nested_ranking.cautions[-1]
 
 
 def test_permuted_test_labels_change_no_choice_in_any_outer_fold(nested_tree, nested_ranking, tmp_path):
@@ -539,7 +540,7 @@ def test_folds_are_averaged_compared_in_pairs_and_said_to_be_optimistic(tmp_path
     assert best["test_mean"] == pytest.approx(np.mean([one["test"] for one in best["trials"]]))
     assert {(one["n_persons"], one["trials"]) for one in ranking.comparisons} == {(120, 4)}
     assert ranking.nested is None and "the split scheme 'nested' repeats the choice" in ranking.notes[0]
-    assert "so its test figure is optimistic" in ranking.answer and "on 120 test persons" in ranking.answer
+    assert "so its test figure is optimistic" in ranking.cautions[-1] and "on 120 test persons" in ranking.answer
     assert "fold" not in best["spec"]["split"] and "seed" in best["spec"]["split"]
 
 
@@ -581,6 +582,30 @@ def test_a_person_who_is_tested_in_two_trials_is_drawn_for_both():
     ]
     assert widths[1] == pytest.approx(widths[0])
     assert widths[2] == pytest.approx(widths[0] / math.sqrt(2), rel=0.1)
+
+
+def test_the_corrected_t_is_left_out_where_one_side_learnt_from_fewer_people_and_that_is_told(tmp_path):
+    tree = write_results_tree(tmp_path, seeds=1, split={"scheme": "kfold", "folds": 4, "test": 0.2}, failing=False)
+    before = rank(read_results(**tree))
+    assert all(one["tests"]["resampled_t"] for one in before.comparisons)
+    fewer, path = before.comparisons[0]["b"], tree["search"] / "round-1" / "trials.jsonl"
+    lines = read_jsonl(path)
+    for line in lines:
+        line["spec"]["split"] |= {"n": 40} if line["candidate"] == fewer else {}
+    write_jsonl(path, lines)
+    after = rank(read_results(**tree))
+    tests = {one["b"]: one["tests"]["resampled_t"] for one in after.comparisons}
+    assert tests.pop(fewer) is None and all(tests.values())
+    name = next(row["name"] for row in after.candidates if row["candidate"] == fewer)
+    assert any(note.startswith(f"The best is not compared with {name} by the corrected") for note in after.notes)
+    assert not any("corrected resampled t" in note for note in before.notes)
+
+
+def test_the_answer_is_two_sentences_and_what_else_must_be_known_stands_apart(nested_ranking, ranking):
+    for found in (nested_ranking, ranking):
+        assert len(re.findall(r"\.(?= [A-Z]|$)", found.answer)) == 2
+        assert all(one.endswith(".") and one not in found.answer for one in found.cautions)
+    assert len(nested_ranking.cautions) >= 2
 
 
 def test_groups_count_alike_however_many_trials_they_have():

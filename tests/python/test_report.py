@@ -262,6 +262,8 @@ def test_the_page_shows_what_each_outer_fold_chose(tmp_path):
     assert f"<b>{number(nested['value'], 2)}</b>" in part and "inner fold 1" in page
     tile = re.search(r"<dt>([^<]*)</dt><dd>([^<]*)<small>", page)
     assert tile.groups() == ("Nested estimate: balanced accuracy", number(nested["value"], 2))
+    below = re.search(r'id="answer">([^<]*)</p>\s*<p id="cautions">([^<]*)</p>', page)
+    assert [html.unescape(text) for text in below.groups()] == [ranking.answer, " ".join(ranking.cautions)]
 
 
 def test_text_of_the_user_is_never_markup(tmp_path):

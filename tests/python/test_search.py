@@ -20,6 +20,7 @@ from tlimb.search.study import (
     Asked,
     LeftOut,
     Round,
+    find_study,
     new_study,
     preference,
     read_scores,
@@ -277,10 +278,36 @@ def test_the_schema_of_a_study_is_up_to_date(pytestconfig):
     assert read_json(pytestconfig.rootpath / "assets" / "schemas" / "study.schema.json") == study_schema()
 
 
+def test_the_study_of_a_folder_is_the_last_that_belongs_to_the_rounds_before_it(tmp_path):
+    first, second, third = ([["a"]], [["a"], ["b"]], [["a"], ["b"], ["c"]])
+
+    def left(number: int, rounds: list[list[str]], finished: bool = False) -> None:
+        study = played({"method": "random", "points": 1}, Toy())
+        (asked,) = study.rounds[0].points
+        made = [
+            Round(round=i, points=[asked.model_copy(update={"trials": [name * 12 for name in names]})])
+            for i, names in enumerate(rounds, start=1)
+        ]
+        study = study.model_copy(update={"rounds": made, "finished": finished})
+        write_study(tmp_path / f"round-{number}" / "study.json", study)
+
+    with pytest.raises(InputError, match="no round-<k>/study.json in it"):
+        find_study(tmp_path)
+    left(1, first)
+    left(2, second)
+    left(3, third, finished=True)
+    left(10, third, finished=True)  # of an earlier search of more rounds
+    assert find_study(tmp_path) == tmp_path / "round-3" / "study.json"
+    left(2, [["a"], ["d"]])
+    assert find_study(tmp_path) == tmp_path / "round-2" / "study.json"
+    assert find_study(tmp_path / "round-1" / "study.json") == tmp_path / "round-1" / "study.json"
+
+
 def test_a_score_that_could_not_be_computed_is_none(tmp_path):
     study = played({"method": "random", "points": 4}, Toy())
     trials = [asked.trials[0] for asked in study.rounds[0].points]
     for trial, metrics in zip(trials, ({"auroc": {"value": 0.7}}, {"auroc": None}, {"auroc": {"value": None}})):
-        write_json(tmp_path / trial / "scores-validation.json", {"targets": {"y": {"metrics": metrics}}})
+        scores = {"status": "ok", "targets": {"y": {"metrics": metrics}}}
+        write_json(tmp_path / trial / "scores-validation.json", scores)
     write_json(tmp_path / trials[3] / "scores-validation.json", {"status": "failed", "reason": "diverged", "targets": {}})
     assert [read_scores(tmp_path, study)[trial] for trial in trials] == [0.7, None, None, None]

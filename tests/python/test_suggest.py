@@ -172,6 +172,26 @@ def test_another_image_or_label_is_another_pretraining(document, table, labels, 
     assert before.isdisjoint(line["id"] for line in propose(document, table, labels, recipes).pretrainings)
 
 
+def test_labels_that_a_pretraining_lacks_are_part_of_what_it_is(document, table, labels, recipes):
+    table["site"] = [None if i % 5 == 0 else "ab"[i % 2] for i in range(len(table))]
+    table["iq"] = [float("nan") if i % 7 == 0 else 90.0 + i for i in range(len(table))]
+    labels["site"] = {"kind": "classification", "classes": ["a", "b"], "n": int(table["site"].notna().sum())}
+    labels["iq"] = {"kind": "regression", "classes": [], "n": int(table["iq"].notna().sum())}
+    document["stages"][0]["targets"] = ["age", "site", "iq"]
+    document["stages"][0]["data"]["labelled"]["missing"] = "mask"
+    before = propose(document, table, labels, recipes)
+    assert len(before.pretrainings) == 2
+    last = table.index[-3:]
+    for name in ("site", "iq"):
+        changed = table.assign(**{name: table[name].mask(table.index.isin(last))})
+        assert changed[name].isna().sum() > table[name].isna().sum()
+        after = propose(document, changed, labels, recipes)
+        assert not {line["id"] for line in before.pretrainings} & {line["id"] for line in after.pretrainings}
+    assert [line["id"] for line in propose(document, table, labels, recipes).pretrainings] == [
+        line["id"] for line in before.pretrainings
+    ]
+
+
 def test_an_external_cohort_is_only_tested_on(document, table, labels, recipes):
     table.loc[table["cohort"] == "lifespan", "diagnosis"] = "patient"
     document["stages"] = document["stages"][1:]

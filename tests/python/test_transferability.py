@@ -10,6 +10,7 @@ from contracts import check_json
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal, spearmanr
 
+from tlimb.evaluate_settings import Evaluate
 from tlimb.evaluation import transferability as scores
 from tlimb.evaluation.linear_probe import PENALTIES, Labelled, cross_validated, fit_probe
 from tlimb.files import read_json, write_json, write_parquet
@@ -147,7 +148,7 @@ NETWORK = {"class_path": "ResNet", "init_args": {"depth": 10, "dims": 2, "width"
 SLICES = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial", "count": 1}}
 DIAGNOSIS = {"kind": "classification", "classes": ["control", "patient"]}
 COLUMNS = {"site": {"kind": "classification", "classes": ["a", "b"]}, "age": {"kind": "regression", "classes": []}}
-SETTINGS = {"seed": 0, "probe": True, "harmonise": "site", "keeping": ["age"]}
+SETTINGS = Evaluate(seed=0, probe=True, harmonise="site", keeping=["age"])
 
 
 def write_encoder(folder, store) -> None:

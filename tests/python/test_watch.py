@@ -1,7 +1,9 @@
 """How far a run is: counted from files that are there, best on validation, time left, and a page of it."""
 
+import os
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from tlimb.watch.standing import Best, Count, Watcher
 
 RATES = (0.001, 0.01)
 HEADS = "name\tstatus\tsubmit\trealtime\n"
+ENDED = "task_id\thash\tname\tstatus\texit\tsubmit\trealtime\n"
 TASK = "SEARCH:ROUND_1:TRANSFER:FINETUNE ({})\tCOMPLETED\t2026-01-01 00:00:00.000\t1m\n"
 
 
@@ -38,7 +41,8 @@ def trained(results: Path, trial: dict, score: float | None, budget: int = 6, se
     about |= {"status": "ok", "reason": ""} if score is not None else {"status": "failed", "reason": "diverged"}
     write_json(results / "models" / trial["id"] / "model.json", about)
     targets = {"diagnosis": {"metrics": {"balanced_accuracy": {"value": score}}}} if score is not None else {}
-    write_json(results / "scores" / trial["id"] / "scores-validation.json", {"budget": budget, "targets": targets})
+    scores = {"status": about["status"], "budget": budget, "targets": targets}
+    write_json(results / "scores" / trial["id"] / "scores-validation.json", scores)
     write_text(results / "scores" / trial["id"] / "scores-test.json", "never read")
 
 
@@ -73,6 +77,75 @@ def test_what_is_done_failed_best_and_left_is_told(results):
     text = told(results)
     assert "3 of 4, 1 failed" in text and "18 of 24" in text and "lr 0.01" in text and "0.700" in text
     assert "about 30 s" in text and "diverged" in text
+
+
+def traced(results: Path, *rows: tuple, ended: bool = True, hours: float = 0) -> None:
+    """What Nextflow leaves: a row a task (name, status, exit); its timeline, written last, where it came to an end."""
+    lines = [
+        f"{i}\taa/00000{i}\t{name}\t{status}\t{code}\t2026-01-01 00:00:0{i}.000\t1m\n"
+        for i, (name, status, code) in enumerate(rows)
+    ]
+    write_text(results / "pipeline_info" / "trace.txt", ENDED + "".join(lines))
+    write_text(results / "pipeline_info" / "timeline.html", "")
+    trace, drawn = (results / "pipeline_info" / name for name in ("trace.txt", "timeline.html"))
+    for path in results.rglob("*"):
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+    os.utime(drawn, (trace.stat().st_mtime + (0.3 if ended else -60),) * 2)
+
+
+FINETUNE = "SEARCH:ROUND_1:TRANSFER:FINETUNE (0123456789ab)"
+
+
+def test_a_run_that_a_task_ended_is_told_with_the_task_and_its_status(results):
+    others = ("PREPARE:COHORT", "COMPLETED", 0), ("SEARCH:ROUND_1:TRANSFER:PRETRAIN_1 (ab)", "ABORTED", "-")
+    traced(results, others[0], (FINETUNE, "FAILED", 3), others[1])
+    text = told(results)
+    assert "the run stopped (task [aa/000001] FINETUNE (0123456789ab) failed with status 3)" in text
+    assert "start it again with -resume" in text and "time left     none while nothing runs" in text
+    traced(results, (FINETUNE, "FAILED", 3), ended=False)
+    assert "the run will stop when its running tasks are done (task [aa/000000] FINETUNE" in told(results)
+
+
+def test_a_task_that_comes_again_is_no_end_and_neither_is_a_run_that_was_resumed(results):
+    traced(results, (FINETUNE, "FAILED", 137), ended=False)
+    assert "-resume" not in told(results)
+    traced(results, (FINETUNE, "FAILED", 137), (FINETUNE, "COMPLETED", 0), ended=False)
+    assert "-resume" not in told(results)
+    traced(results, *[(FINETUNE, "FAILED", 137)] * 3)
+    assert "failed with status 137); start it again" in told(results)
+
+
+def test_a_run_that_was_stopped_by_hand_or_before_its_search_is_told_too(results, tmp_path):
+    traced(results, (FINETUNE, "ABORTED", "-"))
+    assert "the run stopped; start it again with -resume" in told(results)
+    traced(results, (FINETUNE, "COMPLETED", 0), ("RANK", "COMPLETED", 0))
+    assert "-resume" not in told(results)
+    traced(tmp_path / "early", ("PREPARE:COHORT", "FAILED", 1))
+    text = told(tmp_path / "early")
+    assert "no search has begun\n" in text and "COHORT failed with status 1" in text
+
+
+def test_a_long_silence_is_told_where_nothing_says_that_the_run_has_ended(results):
+    traced(results, (FINETUNE, "COMPLETED", 0), ended=False, hours=0.5)
+    assert "nothing has been written" not in told(results)
+    traced(results, (FINETUNE, "COMPLETED", 0), ended=False, hours=5)
+    assert "nothing has been written for 5 h; a long task may still run, but if Nextflow runs no more" in told(results)
+    trained(results, trials_of()[0], 0.6)
+    assert "nothing has been written" not in told(results)
+
+
+def test_the_terminal_is_given_back_when_a_run_that_was_watched_stops(results, monkeypatch):
+    traced(results, (FINETUNE, "COMPLETED", 0), ended=False)
+    looks = []
+
+    def stop(seconds: float) -> None:
+        looks.append(seconds)
+        assert len(looks) == 1
+        traced(results, (FINETUNE, "FAILED", 3))
+
+    monkeypatch.setattr("tlimb.watch.command.time.sleep", stop)
+    monkeypatch.setattr("tlimb.watch.command._is_terminal", lambda: True)
+    assert "the run stopped" in told(results) and looks == [5.0]
 
 
 def test_nothing_is_known_before_anything_has_ended(results, tmp_path):

@@ -5,6 +5,7 @@ process PLAN {
 
     input:
     path sweep
+    path study // study.json of an earlier search that this one extends, or nothing
     val run // map: trusted, trials_per_task, chunk_size
 
     output:
@@ -12,10 +13,12 @@ process PLAN {
 
     script:
     def trust = run.trusted.collect { name -> "--trusted ${name}" }.join(' ')
+    def known = study ? "--study \"\$study\"" : ''
     """
     sweep="\$PWD/${sweep}"
+    study="\$PWD/${study}"
     cd "${workflow.launchDir}"
-    tlimb plan "\$sweep" --trials-per-task ${run.trials_per_task} --chunk-size ${run.chunk_size} ${trust} ${task.ext.args ?: ''}
+    tlimb plan "\$sweep" --trials-per-task ${run.trials_per_task} --chunk-size ${run.chunk_size} ${known} ${trust} ${task.ext.args ?: ''}
     """
 
     stub:

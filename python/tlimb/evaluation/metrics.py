@@ -15,7 +15,7 @@ import numpy as np
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.evaluation import area_metrics, class_metrics, multilabel_metrics, number_metrics
 from tlimb.evaluation.bootstrap import Bootstrap, interval, is_single, person_bootstrap
-from tlimb.labels import CLASSES
+from tlimb.labels import CLASSES, members
 
 METRICS = {
     "classification": [
@@ -39,6 +39,9 @@ DIRECTIONS |= {name: "min" for name in ("brier", "log_loss", "mae", "rmse", "ham
 
 WITHOUT_INTERVAL = ("calibration_error",)
 """Metrics that every resample makes look worse, for it repeats people: percentiles would lie above the truth."""
+
+PRECISION_AREAS = ("auprc", "mean_auprc")
+"""Metrics whose resamples lie above their value and rest on the people of the rarest class: see `metric_interval`."""
 
 AT_THE_POINT = ("sensitivity", "specificity")
 """Metrics of what is called at the operating point, where a table of predictions says what is."""
@@ -102,9 +105,33 @@ def with_intervals(names: Sequence[str], rows, kind: str, bootstrap: Bootstrap) 
 
     drawn = person_bootstrap(statistic, len(persons), resamples=bootstrap.resamples, seed=bootstrap.seed)
     for name, draws in zip(resampled, drawn.T, strict=True):
-        scored[name]["low"], scored[name]["high"] = interval(draws, bootstrap.confidence, len(persons))
+        ends = metric_interval(name, values[name], draws, bootstrap.confidence, len(persons), [rows])
+        scored[name]["low"], scored[name]["high"] = ends
     single = [name for name, draws in zip(resampled, drawn.T, strict=True) if is_single(draws)]
     return dict.fromkeys(names) | scored, _notes(single, len(persons), columns[resampled[0]])
+
+
+def metric_interval(
+    name: str, value: float, draws: np.ndarray, confidence: float, persons: int, tables: Sequence
+) -> tuple[float | None, float | None]:
+    """The interval of a metric, or of its mean over prediction tables, from resamples (b,) of `persons` persons.
+
+    It is the expanded percentile interval of `bootstrap.interval`. That of areas under precision-recall curves is also
+    corrected for bias, and Student's t has as many degrees of freedom as the rarest class has persons, less one (or all
+    others, where these are fewer): without that it covers too little where cases are few or models good.
+    """
+    if name not in PRECISION_AREAS:
+        return interval(draws, confidence, persons)
+    return interval(draws, confidence, persons, value=value, freedom=max(_rarest(name, tables) - 1, 1))
+
+
+def _rarest(name: str, tables: Sequence) -> int:
+    """Of all classes the fewest persons who are of it, or who are not; of two classes those of either."""
+    truth = np.concatenate([table["truth"].to_numpy(float) for table in tables])
+    person = np.concatenate([table["person"].to_numpy(str) for table in tables])
+    classes = max(len(table["probabilities"].iloc[0]) for table in tables if len(table))
+    is_of = members(truth, classes) if name == "mean_auprc" else truth[:, None] == np.arange(classes)
+    return min(len(np.unique(person[side])) for column in is_of.T for side in (column, ~column))
 
 
 def prediction_arrays(rows, kind: str, name: str = "") -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

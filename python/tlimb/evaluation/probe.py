@@ -25,6 +25,7 @@ from tlimb.architectures.weights import load_weights
 from tlimb.data.targets import Target, read_targets, softmax
 from tlimb.data.view import View
 from tlimb.errors import InputError
+from tlimb.evaluate_settings import Evaluate
 from tlimb.evaluation import transferability
 from tlimb.evaluation.harmonised import Part, harmonised
 from tlimb.evaluation.linear_probe import Labelled, cross_validated, finite, fit_probe, measured
@@ -72,10 +73,10 @@ class Shown:
         return self._last[1]
 
 
-def probe(job_folder, store_folder, encoders_folder, out, settings: dict, device: torch.device, trusted=()) -> None:
+def probe(job_folder, store_folder, encoders_folder, out, settings: Evaluate, device: torch.device, trusted=()) -> None:
     """Look at every encoder of a probe job, into out/<job id>/probe.json.
 
-    settings: `seed`, `harmonise` and `keeping` of the sweep's `evaluate`. Each encoder passes over the scans once.
+    settings: of which `seed`, `harmonise` and `keeping` count. Each encoder passes over the scans once.
     Raises InputError for an encoder that was made from scans prepared otherwise, or by people whom a split validates
     on.
     """
@@ -93,7 +94,7 @@ def probe(job_folder, store_folder, encoders_folder, out, settings: dict, device
         rows.append(_encoder_row(identity, encoder, job, target, shown, settings))
         print(f"{number + 1}: {identity}: {rows[-1]['seconds']:.1f} s" + (rows[-1]["reason"] and ", failed"))
     facts = {"id": job.facts["id"], "recipe": job.facts["recipe"], "target": name, "kind": target.kind}
-    facts |= {"classes": list(target.classes), "harmonise": settings["harmonise"], "keeping": settings["keeping"]}
+    facts |= {"classes": list(target.classes), "harmonise": settings.harmonise, "keeping": settings.keeping}
     write_json(Path(out) / job.facts["id"] / "probe.json", facts | {"encoders": rows, "note": note})
 
 
@@ -116,7 +117,7 @@ def _with_random(encoders: list[Pretrained]) -> list[tuple[str, Pretrained]]:
     return [*((RANDOM, kinds[key]) for key in sorted(kinds)), *((one.facts["id"], one) for one in encoders)]
 
 
-def _encoder_row(identity: str, encoder: Pretrained, job: Job, target: Target, shown: Shown, settings: dict) -> dict:
+def _encoder_row(identity: str, encoder: Pretrained, job: Job, target: Target, shown: Shown, settings: Evaluate) -> dict:
     started, facts = time.monotonic(), encoder.facts
     untrained = identity == RANDOM
     about = {"id": identity, "status": "failed" if encoder.failed else "ok", "reason": encoder.failed}
@@ -167,14 +168,14 @@ def _probabilities(target: Target, outputs: np.ndarray) -> np.ndarray:
     return softmax(outputs.astype(float)) if target.bins else target.decode(outputs)[1]
 
 
-def split_scores(known: Known, rows: pd.DataFrame, target: Target, columns: dict, settings: dict) -> dict:
+def split_scores(known: Known, rows: pd.DataFrame, target: Target, columns: dict, settings: Evaluate) -> dict:
     """What stands in probe.json of one encoder and one split. rows: train and validation, with `times` and labels."""
     rows = rows[rows["scan_id"].isin(known.row) & rows[target.name].notna()]
     drawn = rows[rows["role"] == "train"].sort_values("scan_id")
     drawn = drawn.loc[drawn.index.repeat(drawn["times"])]
     validation = rows[rows["role"] == "validation"].sort_values("scan_id")
     train, shown = _labelled(known, drawn, target), _labelled(known, validation, target)
-    seed, classes = seed_for(settings["seed"], "probe"), len(target.classes)
+    seed, classes = seed_for(settings.seed, "probe"), len(target.classes)
     found = {"n": {"train": len(drawn["scan_id"].unique()), "validation": len(validation)}}
     if not len(train.truth) or not len(shown.truth) or len(set(train.truth)) < 2:
         note = "no scan of one part has a label and finite features, or all training labels are equal"
@@ -186,10 +187,10 @@ def split_scores(known: Known, rows: pd.DataFrame, target: Target, columns: dict
     reached = measured(fitted(shown.features), shown.truth, target.kind)
     found |= {"scores": finite(values), "notes": _notes(values, train, target, known)}
     found |= {"probe": {"penalty": penalty, "validation": finite(reached)}}
-    if settings["harmonise"] is None:
+    if settings.harmonise is None:
         return found | {"harmonised": None}
     pair = Part(drawn, train), Part(validation, shown)
-    return found | {"harmonised": harmonised(*pair, target, columns, settings["harmonise"], seed)}
+    return found | {"harmonised": harmonised(*pair, target, columns, settings.harmonise, seed)}
 
 
 def _rows(known: Known, table: pd.DataFrame) -> list[int]:

@@ -28,20 +28,29 @@ def bins_of(confidence: np.ndarray, scans: float | None = None) -> np.ndarray:
     return below * count // rows
 
 
-def reliability(confidence: np.ndarray, hits: np.ndarray, weights: np.ndarray, level: float) -> list[dict]:
+def reliability(
+    confidence: np.ndarray, hits: np.ndarray, weights: np.ndarray, persons: np.ndarray, level: float
+) -> list[dict]:
     """A reliability curve: {"n", "confidence", "observed", "low", "high"} of each bin, rising.
 
-    weights: (n,), what each row counts as: 1 / k where k models predicted a scan. n: their sum; confidence, observed:
-    means; low, high: Wilson's interval of the observed share at `level`, n taken for the number of scans.
+    weights: (n,), what each row counts as: 1 / k where k models predicted a scan. persons: (n,), whose scan it is. n:
+    the sum of weights; confidence, observed: means; low, high: Wilson's interval of the observed share at `level`, of
+    as many as there are persons: somebody's scans in a bin count as one at most, since they are alike.
     """
     curve, bins = [], bins_of(confidence, weights.sum())
     for number in np.unique(bins):
         own, rows = weights[bins == number], bins == number
         observed, count = float(np.average(hits[rows], weights=own)), float(own.sum())
-        low, high = wilson(observed, count, level)
+        low, high = wilson(observed, _people(persons[rows], own), level)
         sure = float(np.average(confidence[rows], weights=own))
         curve.append({"n": count, "confidence": sure, "observed": observed, "low": low, "high": high})
     return curve
+
+
+def _people(persons: np.ndarray, weights: np.ndarray) -> float:
+    """How many persons these rows are of, one whose rows weigh less than 1 together counting as much."""
+    _, codes = np.unique(persons, return_inverse=True)
+    return float(np.minimum(np.bincount(codes, weights), 1).sum())
 
 
 def wilson(share: float, n: float, level: float) -> tuple[float, float]:

@@ -9,6 +9,9 @@ from tlimb.errors import InputError, Problem
 from tlimb.files import read_json
 from tlimb.preprocess.recipe import KEYS, fingerprint
 
+BEGUN = ("cohort/cohort.json", "pipeline_info/trace.txt")
+"""Files of a run's results, one of which is there long before its ranking is."""
+
 TOGETHER = ("recipe", "regions", "fingerprint")
 """What in model.json all models of an ensemble must share, beside their targets."""
 
@@ -39,9 +42,9 @@ def parted(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[str]]:
     """Folders of models, everything else, and what was chosen in words.
 
     A model is a folder with model.json. The folder of a run's results stands for the models of the candidate that it
-    ranked best. Raises InputError where no model is among the paths, or a run has none that finished.
+    ranked best. Raises InputError where no model is among the paths, or a run is not ranked or has none that finished.
     """
-    models, others, notes = [], [], []
+    models, others, notes, problems = [], [], [], []
     for path in map(Path, paths):
         if (path / "model.json").is_file():
             models.append(path)
@@ -49,12 +52,26 @@ def parted(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[str]]:
             found, said = _best_of(path)
             models += found
             notes.append(said)
+        elif any((path / name).is_file() for name in BEGUN):
+            problems.append(_unranked(path))
         else:
             others.append(path)
+    if problems:
+        raise InputError(problems)
     if not models:
         hint = "name a folder with model.json, results/models/<trial>, or the folder of a run's results"
         raise InputError([Problem(", ".join(map(str, others)) or "models", "no model is among these", hint)])
     return list(dict.fromkeys(models)), others, notes
+
+
+def _unranked(results: Path) -> Problem:
+    """What is missing of a run of which no ranking is there yet, and what to do."""
+    done = sum(1 for _ in results.glob("models/*/model.json"))
+    models = f"{done} trained model{'' if done == 1 else 's'} in {results / 'models'}"
+    trained = models if done else "no trained model yet"
+    message = f"is the folder of a run that has not been ranked: no ranking/ranking.json is there, and {trained}"
+    hint = f"`tlimb watch {results}` says how far it is; start it again with -resume if it stopped"
+    return Problem(str(results), message, hint + (", or name one of its models" if done else ""))
 
 
 def _best_of(results: Path) -> tuple[list[Path], str]:

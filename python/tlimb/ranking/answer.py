@@ -41,10 +41,12 @@ def answer(
     *,
     alike: dict | None = None,
     ties: Sequence[str] = (),
+    lacking: str = "",
 ) -> str:
     """The ranking in two sentences: the best candidate on test with what transfer gains; what the choice rests on.
 
-    candidates, comparisons, ties: as in ranking.json, alike its `indistinguishable`. n_persons: on test.
+    candidates, comparisons, ties: as in ranking.json, alike its `indistinguishable`. n_persons: on test. lacking: why
+    the best has no interval there, where it has none.
     """
     best = candidates[0]
     if best["validation_mean"] is None:
@@ -58,10 +60,16 @@ def answer(
     else:
         first = (
             f"Best for {target} is {name}: {WORDS[measure.metric]} {number_text(best['test_mean'], digits)} on "
-            f"{n_persons} test persons ({measure.confidence * 100:g}% interval {range_text(best, 'test_', digits)}, "
-            f"mean of {_trials(best)}){_versus(candidates, comparisons, measure, digits)}."
+            f"{n_persons} test persons ({_how_surely(best, measure, lacking, digits)}mean of "
+            f"{_trials(best)}){_versus(candidates, comparisons, measure, digits)}."
         )
     return f"{first} {_choice(candidates, alike, ties, digits)}"
+
+
+def _how_surely(best: dict, measure: Measure, lacking: str, digits: int) -> str:
+    if best["test_low"] is None:
+        return f"without an interval, since {lacking}; " if lacking else "interval unknown, "
+    return f"{measure.confidence * 100:g}% interval {range_text(best, 'test_', digits)}, "
 
 
 def _choice(candidates: list[dict], alike: dict | None, ties: Sequence[str], digits: int) -> str:

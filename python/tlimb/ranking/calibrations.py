@@ -11,7 +11,8 @@ test, each external cohort):
      "after": {the same after temperature scaling}}
 
 Scores are means over trials. Bins hold the predictions of all trials, a scan that k trials predicted counts 1 / k in
-each, so that `n` and Wilson's interval (low, high) speak of scans and not of seeds. `temperature` is the mean over
+each, so that `n` speaks of scans and not of seeds; Wilson's interval (low, high) takes the number of persons for n,
+since the scans of a person are alike. `temperature` is the mean over
 trials of what was fitted on validation; `unscaled` counts trials for which none could be fitted: they stay as they are
 in `after`. On validation `after` is fitted to what it is measured on.
 
@@ -84,23 +85,25 @@ def _calibration(tables: list[pd.DataFrame], fitted: list[dict], classes: list[s
         for (truth, said, shares), heat in zip(before, warmth, strict=True)
     ]
     known = [heat for heat in warmth if heat is not None]
-    scans = pd.concat([table["scan_id"] for table in tables], ignore_index=True)
+    rows = pd.concat([table[["scan_id", "person"]] for table in tables], ignore_index=True)
     return {
         "of": f"probability of {classes[1]}" if len(classes) == 2 else "highest probability",
-        "n_scans": int(scans.nunique()),
+        "n_scans": int(rows["scan_id"].nunique()),
         "trials": len(tables),
         "temperature": float(np.mean(known)) if known else None,
         "unscaled": len(warmth) - len(known),
-        "before": _curve(before, scans, measure),
-        "after": _curve(after, scans, measure),
+        "before": _curve(before, rows, measure),
+        "after": _curve(after, rows, measure),
     }
 
 
-def _curve(columns: list[tuple], scans: pd.Series, measure: Measure) -> dict:
+def _curve(columns: list[tuple], rows: pd.DataFrame, measure: Measure) -> dict:
+    """rows: scan_id and person of all rows of `columns` in turn."""
     scores = {name: float(np.mean([metric(name, *arrays) for arrays in columns])) for name in PROBABILISTIC}
     pairs = [confidence_and_hits(truth, shares) for truth, _, shares in columns]
     confidence, hits = (np.concatenate(side) for side in zip(*pairs))
-    return scores | {"bins": reliability(confidence, hits, _shares_of_scans(scans), measure.confidence)}
+    counted, persons = _shares_of_scans(rows["scan_id"]), rows["person"].to_numpy(str)
+    return scores | {"bins": reliability(confidence, hits, counted, persons, measure.confidence)}
 
 
 def _coverage(pairs: list[tuple[pd.DataFrame, dict]], measure: Measure) -> dict:

@@ -1,9 +1,13 @@
-"""What a reader must know of the figures: sentences that the answer needs besides, and notes."""
+"""What a reader must know of the figures: sentences that follow the answer, and notes."""
 
+import numpy as np
 import pandas as pd
 
+from tlimb.evaluation.metrics import WITHOUT_INTERVAL
 from tlimb.ranking.answer import WORDS, decimals, number_text, range_text
-from tlimb.ranking.compare import Measure
+from tlimb.ranking.compare import Measure, persons_of
+from tlimb.ranking.comparisons import other_sizes
+from tlimb.ranking.gap import optimism
 from tlimb.ranking.results import Results
 from tlimb.ranking.starts import published_notes
 
@@ -14,23 +18,25 @@ def cautions(
     results: Results,
     candidates: list[dict],
     test: dict[str, Tables],
-    nested: dict | None,
+    found: dict,
     target: str,
     measure: Measure,
 ) -> tuple[list[str], list[str]]:
-    """Sentences for the answer, and the key `notes` of ranking.json.
+    """The keys `cautions` and `notes` of ranking.json.
 
-    candidates: rows of ranking.json. test: selected candidate -> its test tables by key. nested: as in ranking.json.
+    candidates: rows of ranking.json. test: selected candidate -> its test tables by key. found: `nested`, `gap` and
+    `comparisons` of ranking.json.
     """
-    best = candidates[0]
-    tested = persons_of(test.get(best["candidate"], {}))
-    chosen_on = persons_of(results.tables(best["trials"], "validation", target))
-    said, notes = _reused(candidates, nested, len(tested), len(tested & chosen_on))
+    best, nested = candidates[0], found["nested"]
+    tested = persons_of(test.get(best["candidate"], {}).values())
+    chosen_on = persons_of(results.tables(best["trials"], "validation", target).values())
+    said, notes = _reused(candidates, nested, len(tested), len(np.intersect1d(tested, chosen_on)))
     told, lacking = _nested(nested, measure)
     names = {row["candidate"]: row["name"] for row in candidates}
     notes += lacking + _constant({names[key]: tables for key, tables in test.items()})
-    notes += _of_the_search(results, candidates)
-    return said + told, notes + published_notes([*results.models.values(), *results.encoders.values()])
+    notes += _of_other_sizes(candidates, found["comparisons"]) + _of_the_search(results, candidates)
+    said = [*optimism(found["gap"], candidates, measure), *said, *told]
+    return said, notes + published_notes([*results.models.values(), *results.encoders.values()])
 
 
 def _reused(candidates: list[dict], nested: dict | None, tested: int, reused: int) -> tuple[list[str], list[str]]:
@@ -45,7 +51,7 @@ def _reused(candidates: list[dict], nested: dict | None, tested: int, reused: in
         f"{reused} of {tested} test persons are validation persons in other folds, where the best of {compared} "
         f"candidates was chosen: its test figure is optimistic, the more so the more were compared; {way_out}."
     )
-    return ["Its test persons also took part in that choice, in other folds, so its test figure is optimistic."], [note]
+    return ["Its test persons also took part in the choice, in other folds, so its test figure is optimistic."], [note]
 
 
 def _nested(nested: dict | None, measure: Measure) -> tuple[list[str], list[str]]:
@@ -77,6 +83,34 @@ def _constant(test: dict[str, Tables]) -> list[str]:
     return notes
 
 
+def no_interval(tables: list[pd.DataFrame], measure: Measure) -> str:
+    """Why the mean score on these prediction tables has no interval; empty where that is not known."""
+    if measure.metric in WITHOUT_INTERVAL:
+        return f"samples of the persons do not tell how sure a {WORDS[measure.metric]} is"
+    if constant(tables):
+        return "its predictions are the same for everybody"
+    if len(persons_of(tables)) == 1:
+        return "there is only one person"
+    return ""
+
+
+def constant(tables: list[pd.DataFrame]) -> bool:
+    """Does each of these models predict the same for everybody?"""
+    return all(table["prediction"].nunique() == 1 for table in tables)
+
+
+def _of_other_sizes(candidates: list[dict], comparisons: list[dict]) -> list[str]:
+    """Where a test over splits is left out since one side learnt from more people than the other."""
+    rows = {row["candidate"]: row for row in candidates}
+    names = [rows[one["b"]]["name"] for one in comparisons if other_sizes(rows[one["a"]], rows[one["b"]])]
+    if not names or len({(trial["repeat"], trial["fold"]) for trial in candidates[0]["trials"]}) < 2:
+        return []
+    return [
+        f"The best is not compared with {'; '.join(names)} by the corrected resampled t-test: they were trained on "
+        "other numbers of people, and what that test knows of splits holds for one size of training set."
+    ]
+
+
 def _says_one_thing(table: pd.DataFrame) -> bool:
     if table["prediction"].nunique(dropna=False) > 1:
         return False
@@ -102,8 +136,3 @@ def _of_the_search(results: Results, candidates: list[dict]) -> list[str]:
             "they stand after those that were trained in full, whatever their score."
         )
     return notes
-
-
-def persons_of(tables: Tables) -> set[str]:
-    """Everybody in these prediction tables."""
-    return {person for table in tables.values() for person in table["person"]}

@@ -6,13 +6,14 @@ times in every trial that tests him; a resample in which a fold has lost a class
 """
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from tlimb.evaluation.bootstrap import interval, percentile_interval, person_bootstrap
-from tlimb.evaluation.metrics import WITHOUT_INTERVAL, metric, prediction_arrays, weighted_metric
+from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
+from tlimb.evaluation.metrics import WITHOUT_INTERVAL, metric, metric_interval, prediction_arrays, weighted_metric
 from tlimb.ranking.multiplicity import bootstrap_p
 
 
@@ -37,20 +38,20 @@ def mean_with_interval(tables: list[pd.DataFrame], measure: Measure) -> dict:
 
 def grouped_mean(groups: list[list[pd.DataFrame]], measure: Measure) -> dict:
     """As `mean_with_interval`, of the mean over groups of the mean over the trials of each, which all have some."""
-    tables = [table for group in groups for table in group]
-    persons = _persons(tables)
-    columns = [prediction_arrays(table, measure.kind, measure.metric) for table in tables]
-    ends = np.cumsum([len(group) for group in groups])[:-1]
-    value = float(np.mean([mean_metric(group, measure) for group in groups])) if groups else np.nan
+    values, drawn, persons = bootstrap_means(groups, measure)
+    value = float(np.mean(values)) if groups else np.nan
     if not np.isfinite(value):
-        return {"mean": None, "low": None, "high": None, "n_persons": len(persons)}
+        return {"mean": None, "low": None, "high": None, "n_persons": persons}
+    tables = [table for group in groups for table in group]
+    low, high = interval_of(value, mean_of_known(drawn.T), persons, tables, measure)
+    return {"mean": value, "low": low, "high": high, "n_persons": persons}
 
-    def statistic(weights):
-        values = _each_metric(tables, columns, persons, weights, measure)
-        return _mean_of_known(np.array([_mean_of_known(part) for part in np.split(values, ends)]))
 
-    low, high = _interval(statistic, persons, measure)
-    return {"mean": value, "low": low, "high": high, "n_persons": len(persons)}
+def interval_of(
+    value: float, draws: np.ndarray, persons: int, tables: list[pd.DataFrame], measure: Measure
+) -> tuple[float | None, float | None]:
+    """The interval of a value from its resamples (b,) of so many persons. tables: what it is the mean over."""
+    return metric_interval(measure.metric, value, draws, measure.confidence, persons, tables)
 
 
 def mean_metric(tables: list[pd.DataFrame], measure: Measure) -> float:
@@ -74,11 +75,11 @@ def paired_difference(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], measure: M
     difference = np.mean([metric(measure.metric, *one) - metric(measure.metric, *two) for one, two in zip(*columns)])
     if not np.isfinite(difference):
         return None
-    persons = _persons(tables[0])
+    persons = persons_of(tables[0])
 
     def statistic(weights):
         first, second = (_each_metric(tables[side], columns[side], persons, weights, measure) for side in (0, 1))
-        return _mean_of_known(first - second)
+        return mean_of_known(first - second)
 
     found = {"difference": float(difference), "low": None, "high": None, "p": None}
     if measure.metric not in WITHOUT_INTERVAL:
@@ -93,26 +94,28 @@ def bootstrap_means(groups: list[list[pd.DataFrame]], measure: Measure) -> tuple
     how many persons there are.
 
     groups: a list of prediction tables for each candidate. NaN where it can't be computed, and everywhere in the second
-    of a metric whose bootstrap is not sound.
+    where no candidate has the metric, and of one whose bootstrap is not sound.
     """
     tables = [table for group in groups for table in group]
-    persons = _persons(tables)
+    persons = persons_of(tables)
     columns = [prediction_arrays(table, measure.kind, measure.metric) for table in tables]
     ends = np.cumsum([len(group) for group in groups])[:-1]
 
     def statistic(weights):
         values = _each_metric(tables, columns, persons, weights, measure)
-        return np.stack([_mean_of_known(part) for part in np.split(values, ends)], axis=1)
+        return np.stack([mean_of_known(part) for part in np.split(values, ends)], axis=1)
 
     values = np.array([mean_metric(group, measure) for group in groups])
-    if measure.metric in WITHOUT_INTERVAL:
+    if measure.metric in WITHOUT_INTERVAL or not np.isfinite(values).any():
         return values, np.full((measure.resamples, len(groups)), np.nan), len(persons)
     drawn = person_bootstrap(statistic, len(persons), resamples=measure.resamples, seed=measure.seed)
     return values, drawn, len(persons)
 
 
-def _persons(tables: list[pd.DataFrame]) -> np.ndarray:
-    return np.unique(np.concatenate([table["person"].to_numpy(str) for table in tables])) if tables else np.array([])
+def persons_of(tables: Iterable[pd.DataFrame]) -> np.ndarray:
+    """Everybody in these prediction tables, sorted."""
+    named = [table["person"].to_numpy(str) for table in tables]
+    return np.unique(np.concatenate(named)) if named else np.array([], dtype=str)
 
 
 def shared_scans(one: pd.DataFrame, two: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -127,15 +130,8 @@ def _each_metric(tables, columns, persons, weights, measure: Measure) -> np.ndar
     return np.array([weighted_metric(measure.metric, *arrays, weights[:, c]) for arrays, c in zip(columns, codes)])
 
 
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
+def mean_of_known(values: np.ndarray) -> np.ndarray:
     """Means over the first axis of what is not NaN; NaN where nothing is known."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice")
         return np.nanmean(values, axis=0)
-
-
-def _interval(statistic, persons: np.ndarray, measure: Measure) -> tuple[float | None, float | None]:
-    if measure.metric in WITHOUT_INTERVAL:
-        return None, None
-    values = person_bootstrap(statistic, len(persons), resamples=measure.resamples, seed=measure.seed)
-    return interval(values, measure.confidence, len(persons))

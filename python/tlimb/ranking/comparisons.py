@@ -10,7 +10,8 @@ As it stands in ranking.json ("comparisons"), a row for each other selected cand
 
 p_holm is Holm's over the rows of this table, for each test by itself. The interval is of one comparison by itself.
 `resampled_t` needs two splits that test different people: replicates of a training sample that are all tested on the
-same people vary too little to judge by. `delong` needs two classes.
+same people vary too little to judge by. It also needs both sides to learn from as many people (`split.n`), since what
+it knows of how splits vary together is of one size of training set. `delong` needs two classes.
 """
 
 import statistics
@@ -55,18 +56,26 @@ def compare_on_test(results: Results, selected: list[dict], test: dict[str, Tabl
 
 def _over_splits(results: Results, best: dict, other: dict) -> dict | None:
     """The corrected resampled t-test over (repeat, fold), differences averaged over the trials of each."""
+    if other_sizes(best, other):
+        return None
     values = [{key_of(one): one for one in row["trials"] if one["test"] is not None} for row in (best, other)]
     splits: dict[tuple, list] = {}
     for key in values[0]:
         if key in values[1]:
             one, two = values[0][key], values[1][key]
-            splits.setdefault((one["repeat"], one["fold"]), []).append((one["id"], one["test"] - two["test"]))
-    trained = [results.models[trial].get("n", {}).get("train") for found in splits.values() for trial, _ in found]
+            splits.setdefault((one["repeat"], one["fold"]), []).append((one, two))
+    trials = [one["id"] for pairs in splits.values() for pair in pairs for one in pair]
+    trained = [results.models[trial].get("n", {}).get("train") for trial in trials]
     if len(splits) < 2 or not all(trained):
         return None
-    tested = [results.scores(trial, "test")["n"]["scans"] for found in splits.values() for trial, _ in found]
-    differences = [statistics.fmean(value for _, value in found) for found in splits.values()]
+    tested = [results.scores(trial, "test")["n"]["scans"] for trial in trials]
+    differences = [statistics.fmean(one["test"] - two["test"] for one, two in pairs) for pairs in splits.values()]
     return corrected_t(differences, statistics.fmean(tested) / statistics.fmean(trained))
+
+
+def other_sizes(best: dict, other: dict) -> bool:
+    """Were these rows of ranking.json asked to learn from different numbers of people?"""
+    return best["spec"]["split"].get("n") != other["spec"]["split"].get("n")
 
 
 def _two_classes(pairs: list[tuple], measure: Measure) -> bool:

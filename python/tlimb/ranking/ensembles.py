@@ -26,8 +26,8 @@ from tlimb.evaluation.bootstrap import interval, percentile_interval, person_boo
 from tlimb.evaluation.metrics import weighted_metric
 from tlimb.evaluation.together import together
 from tlimb.labels import CLASSES
-from tlimb.ranking.compare import Measure
-from tlimb.ranking.pooled import means, persons_of, pools, set_names
+from tlimb.ranking.compare import Measure, interval_of, persons_of
+from tlimb.ranking.pooled import means, pools, set_names
 from tlimb.ranking.results import KEY, Results
 
 SEED, FOLDS = KEY.index("seed"), [KEY.index(name) for name in KEY if name != "seed"]
@@ -84,8 +84,8 @@ def _ensemble(teams: dict, part: str, measure: Measure) -> dict:
         "members": min(len(own) for own in teams.values()),
         "metric": measure.metric,
         "n_persons": len(persons),
-        "ensemble": _valued(values[0], interval(draws[:, 0], measure.confidence, len(persons))),
-        "single": _valued(values[1], interval(draws[:, 1], measure.confidence, len(persons))),
+        "ensemble": _valued(values[0], interval_of(values[0], draws[:, 0], len(persons), whole, measure)),
+        "single": _valued(values[1], interval_of(values[1], draws[:, 1], len(persons), single, measure)),
         "difference": _valued(values[0] - values[1], percentile_interval(gains, measure.confidence, len(persons))),
         "uncertainty": _uncertainty(pd.concat(averages.values(), ignore_index=True), persons, measure),
     }

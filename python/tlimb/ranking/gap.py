@@ -27,6 +27,6 @@ def optimism(gap: dict | None, candidates: list[dict], measure: Measure) -> list
     tried = sum(row["validation_mean"] is not None for row in candidates)
     interval = f"{measure.confidence * 100:g}% interval"
     if candidates[0]["spec"]["stages"][-1]["data"].get("source"):
-        return [f"That is better than the {interval} on test reaches: it is of people of the source."]
+        return [f"On validation it was better than the {interval} on test reaches: those are people of the source."]
     why = "a figure that was the best of several flatters" if tried > 1 else "the epoch was chosen there"
-    return [f"That is better than the {interval} on test reaches: {why} (optimism of selection)."]
+    return [f"On validation it was better than the {interval} on test reaches: {why} (optimism of selection)."]

@@ -23,11 +23,11 @@ import math
 import numpy as np
 import pandas as pd
 
-from tlimb.evaluation.bootstrap import interval, percentile_interval
+from tlimb.evaluation.bootstrap import percentile_interval
 from tlimb.evaluation.metrics import DIRECTIONS
 from tlimb.labels import NUMBERS, class_name
-from tlimb.ranking.compare import Measure
-from tlimb.ranking.pooled import means, persons_of, pools, set_names
+from tlimb.ranking.compare import Measure, interval_of, persons_of
+from tlimb.ranking.pooled import means, pools, set_names
 from tlimb.ranking.results import Results
 
 LEAST = 10
@@ -96,9 +96,9 @@ def _by_column(results: Results, tables: list[pd.DataFrame], column: str, measur
     counts = {name: len(persons_of(own)) for name, own in parts.items()}
     large = [name for name in names if counts[name] >= LEAST]
     values, draws = means([tables, *(parts[name] for name in large)], persons, measure)
-    whole = _with_interval(values[0], draws[:, 0], len(persons), measure)
+    whole = _with_interval(values[0], draws[:, 0], len(persons), tables, measure)
     scored = {
-        name: _with_interval(values[place], draws[:, place], counts[name], measure)
+        name: _with_interval(values[place], draws[:, place], counts[name], parts[name], measure)
         for place, name in enumerate(large, start=1)
     }
     rows = [
@@ -114,10 +114,10 @@ def _by_column(results: Results, tables: list[pd.DataFrame], column: str, measur
 NONE = {"value": None, "low": None, "high": None}
 
 
-def _with_interval(value: float, draws: np.ndarray, persons: int, measure: Measure) -> dict:
+def _with_interval(value: float, draws: np.ndarray, persons: int, tables: list, measure: Measure) -> dict:
     if not math.isfinite(value):
         return NONE
-    low, high = interval(draws, measure.confidence, persons)
+    low, high = interval_of(value, draws, persons, tables, measure)
     return {"value": float(value), "low": low, "high": high}
 
 

@@ -9,7 +9,7 @@
            "a", "b", "c": {"value", "low", "high"} or null, "p_fall", "p_trend", "p_fit"},
    "next": [{"title", "why", "sweep": a part of a sweep, ready to be merged}]}],
  "crossings": [{"first": "full", "second": "scratch", "first_ahead": "below" | "above" | null, "n", "low", "high",
-                "share", "text"}]}
+                "share", "text"}]}   text: where they cross, or who is ahead at every n and how surely
 A point without a finished replicate has "mean": null. The fitted curve is a + b n^-c.
 
 Reading test scores here is no selection: in each (strategy, n, replicate) one model is chosen by its own validation
@@ -18,7 +18,8 @@ nothing here changes it.
 
 Intervals are of both kinds of chance, other replicates of the training sample and other test persons, drawn together:
 Owen AB. The pigeonhole bootstrap. Ann Appl Stat 2007, 1:386-411. All strategies and sizes meet the same draws, so that
-curves are compared in pairs.
+curves are compared in pairs. There are as many draws as `evaluate.bootstrap` says, but fewer where there are many
+models to score: 200,000 draws times models at most, and never fewer than 200.
 """
 
 import statistics
@@ -29,7 +30,8 @@ import numpy as np
 
 from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
 from tlimb.evaluation.metrics import DIRECTIONS, WITHOUT_INTERVAL, prediction_arrays, weighted_metric
-from tlimb.ranking.compare import Measure
+from tlimb.ranking.answer import decimals, number_text, range_text
+from tlimb.ranking.compare import Measure, persons_of
 from tlimb.ranking.crossings import crossing
 from tlimb.ranking.next_runs import next_runs
 from tlimb.ranking.power_law import describe_curve
@@ -42,7 +44,7 @@ UNIT = tuple(name for name in KEY if name != "seed")
 
 LEAST_DRAWS = 200
 MOST_WORK = 200_000
-"""Draws times prediction tables; with many tables fewer draws are made, but not below `LEAST_DRAWS`."""
+"""Draws times prediction tables; with many tables fewer draws are made, but not fewer than `LEAST_DRAWS`."""
 
 Place = tuple[str, int, tuple]
 
@@ -70,9 +72,9 @@ def learning_curves(results: Results, candidates: list[dict], target: str, measu
         "direction": DIRECTIONS[measure.metric],
         "sizes": sizes,
         "replicates": len(units),
-        "interval": _speaks_of(len(units)),
+        "interval": _speaks_of(len(units), scores.shape[3] - 1),
         "curves": curves,
-        "crossings": _crossings(strategies, sizes, means, measure),
+        "crossings": _crossings(strategies, sizes, means, limits, measure),
     }
 
 
@@ -80,9 +82,10 @@ def _n(row: dict) -> int | None:
     return row["spec"]["split"].get("n")
 
 
-def _speaks_of(units: int) -> str:
-    both, persons = "other training samples and other test persons", "other test persons"
-    return both if units > 1 else f"{persons}; there is one training sample of each size"
+def _speaks_of(units: int, draws: int) -> str:
+    if units > 1:
+        return f"other training samples and other test persons, drawn {draws} times"
+    return f"other test persons, drawn {draws} times; there is one training sample of each size"
 
 
 def choose(candidates: list[dict], direction: str) -> dict[Place, tuple[dict, list[dict], float]]:
@@ -115,8 +118,7 @@ def _scores(results, chosen, strategies: list, sizes: list, units: list, target:
     tables = {place: list(results.tables(found[1], "test", target).values()) for place, found in chosen.items()}
     count = sum(map(len, tables.values()))
     draws = min(measure.resamples, max(LEAST_DRAWS, MOST_WORK // max(count, 1)))
-    named = [table["person"].to_numpy(str) for group in tables.values() for table in group]
-    persons = np.unique(np.concatenate(named)) if named else np.array([], dtype=str)
+    persons = persons_of(table for group in tables.values() for table in group)
     weights = [np.ones((1, len(persons)))]
     person_bootstrap(lambda w: weights.append(w) or w[:, 0], len(persons), resamples=draws, seed=measure.seed)
     weights = np.concatenate(weights)
@@ -178,7 +180,7 @@ def by_replicate(values: np.ndarray, units: list[tuple]) -> np.ndarray:
     return np.stack([values[:, columns].mean(1) for columns in own])
 
 
-def _crossings(strategies: list, sizes: list, means: np.ndarray, measure: Measure) -> list[dict]:
+def _crossings(strategies: list, sizes: list, means: np.ndarray, limits: tuple, measure: Measure) -> list[dict]:
     sign, rows = (1 if DIRECTIONS[measure.metric] == "max" else -1), []
     for i, j in combinations(range(len(strategies)), 2):
         difference = sign * (means[i] - means[j])
@@ -189,17 +191,22 @@ def _crossings(strategies: list, sizes: list, means: np.ndarray, measure: Measur
         found = crossing(tried, difference[kept, 0], difference[kept, 1:].T, measure.confidence)
         empty = dict.fromkeys(("first_ahead", "n", "low", "high", "share"))
         row = {"first": strategies[i], "second": strategies[j]} | (found or empty)
-        rows.append(row | {"text": _told(row, tried, difference[kept, 0], measure.confidence)})
+        ends = [percentile_interval(difference[k, 1:], *limits) for k in kept]
+        rows.append(row | {"text": _told(row, tried, difference[kept, 0], ends, measure.confidence)})
     return rows
 
 
-def _told(row: dict, sizes: list, difference: np.ndarray, confidence: float) -> str:
+def _told(row: dict, sizes: list, difference: np.ndarray, ends: list[tuple], confidence: float) -> str:
+    """What is said of two curves. difference: (K,) first minus second, larger better; ends: its interval at each n."""
     one, two = row["first"], row["second"]
     if row["n"] is None:
-        between = f"at every n from {sizes[0]} to {sizes[-1]}"
-        ahead = {(True, False): f"{one} is ahead of {two}", (False, True): f"{two} is ahead of {one}"}
-        known = ahead.get((bool((difference > 0).all()), bool((difference < 0).all())))
-        return f"{known} {between}" if known else f"{one} and {two} do not cross"
+        if not ((difference > 0).all() or (difference < 0).all()):
+            return f"{one} and {two} do not cross"
+        if difference[0] < 0:
+            one, two, difference = two, one, -difference
+            ends = [(None, None) if low is None else (-high, -low) for low, high in ends]
+        said = f"{one} is ahead of {two} at every n from {sizes[0]} to {sizes[-1]}"
+        return f"{said}, {_how_surely(sizes, difference, ends, confidence)}"
     later, earlier = (one, two) if row["first_ahead"] == "above" else (two, one)
     said = f"{later} stays ahead of {earlier} from n = {row['n']:.0f} on"
     if row["low"] is None and row["high"] is None:
@@ -207,3 +214,18 @@ def _told(row: dict, sizes: list, difference: np.ndarray, confidence: float) -> 
     low = f"{row['low']:.0f}" if row["low"] is not None else f"below {sizes[0]}"
     high = f"{row['high']:.0f}" if row["high"] is not None else f"above {sizes[-1]}"
     return f"{said} ({100 * confidence:g} % interval {low} to {high})"
+
+
+def _how_surely(sizes: list, lead: np.ndarray, ends: list[tuple], confidence: float) -> str:
+    """At which n a lead is told from 0 by its interval, and the lead with its interval at each."""
+    if any(low is None for low, _ in ends):
+        return "how surely is not known"
+    apart = [str(n) for n, (low, _) in zip(sizes, ends) if low > 0]
+    where = f"for {', '.join(apart)} of these alone" if apart else "for none of these"
+    where = "for each of these" if len(apart) == len(sizes) else where
+    digits = min(decimals(low, high) for low, high in ends)
+    leads = [
+        f"{n}: {number_text(value, digits)} ({range_text({'low': low, 'high': high}, '', digits)})"
+        for n, value, (low, high) in zip(sizes, lead, ends)
+    ]
+    return f"told apart {where} (lead with its {100 * confidence:g} % interval at n = {', '.join(leads)})"

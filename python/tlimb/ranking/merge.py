@@ -15,12 +15,16 @@ import numpy as np
 import pandas as pd
 
 from tlimb.errors import InputError, Problem
-from tlimb.files import digest, read_json, write_csv, write_json, write_text
+from tlimb.files import canonical_json, digest, read_json, write_csv, write_json, write_text
 from tlimb.parse import parse
 from tlimb.ranking.friedman import LEAST, friedman_of, mean_ranks
 from tlimb.ranking.results_file import ResultsFile
 
 ALPHA = 0.05
+MEANING = (
+    "A method is the candidate that was best of its kind on validation in its own run; its scores, with the intervals "
+    "of that run, are on people whom nothing was chosen by. A mean rank is over all data sets, 1 the best."
+)
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,12 @@ def read_part(given: str) -> Part:
 def merge(parts: list[Part]) -> dict:
     """The content of merged.json; the same whatever the order of `parts`.
 
-    Raises InputError naming every dataset that two parts measured differently, with what differs, and every method
-    that two parts of one label scored differently.
+    Raises InputError naming every part that is there twice, every dataset that two parts measured differently, with
+    what differs, and every method that two parts of one label scored differently.
     """
     parts = sorted(parts, key=lambda part: (part.label, str(part.path)))
     datasets, scores, problems = _datasets(parts), _scores(parts), []
-    problems += _other_protocols(parts, datasets) + _other_scores(parts, scores)
+    problems += _twice(parts) or _other_protocols(parts, datasets) + _other_scores(parts, datasets, scores)
     if problems:
         raise InputError(problems)
     names = sorted(datasets)
@@ -81,7 +85,7 @@ def merge(parts: list[Part]) -> dict:
         "methods": rows,
         "scores": _score_rows(scores, names, methods, table * signs[:, None]),
         "friedman": friedman,
-        "notes": _notes(names, methods, whole, friedman) + _same_people(datasets),
+        "notes": _notes(names, methods, whole, friedman) + _same_people(datasets) + _same_trials(parts),
     }
 
 
@@ -96,21 +100,25 @@ def markdown(merged: dict) -> str:
     """merged.json as a Markdown page: a row a method with its mean rank and its score on every dataset."""
     names = [row["dataset"] for row in merged["datasets"]]
     cells = {(row["dataset"], row["method"]): row for row in merged["scores"]}
-    heads = [f"{row['dataset']} ({row['metric']}, {row['n_persons']} persons)" for row in merged["datasets"]]
-    lines = ["# Methods over data sets", "", "| " + " | ".join(["method", "mean rank", *heads]) + " |"]
+    heads = [
+        f"{row['dataset']} ({row['metric'].replace('_', ' ')}, {row['n_persons']} persons)".replace("|", "\\|")
+        for row in merged["datasets"]
+    ]
+    lines = ["# Methods over data sets", "", f"From {', '.join(merged['files'])}.", ""]
+    lines.append("| " + " | ".join(["method", "mean rank", *heads]) + " |")
     lines.append("|---|" + "---:|" * (len(names) + 1))
     for row in merged["methods"]:
         rank = "–" if row["mean_rank"] is None else f"{row['mean_rank']:.2f}"
         shown = [_cell(cells.get((name, row["method"]))) for name in names]
         lines.append("| " + " | ".join([row["method"].replace("|", "\\|"), rank, *shown]) + " |")
-    return "\n".join([*lines, "", *(f"{note}\n" for note in merged["notes"])])
+    return "\n".join([*lines, "", *(f"{note}\n" for note in [MEANING, *merged["notes"]])])
 
 
 def _cell(score: dict | None) -> str:
     if score is None:
         return "–"
-    interval = "" if score["low"] is None else f" ({score['low']:.3g} to {score['high']:.3g})"
-    return f"{score['mean']:.3g}{interval}"
+    interval = "" if score["low"] is None else f" ({score['low']:#.3g} to {score['high']:#.3g})"
+    return f"{score['mean']:#.3g}{interval}"
 
 
 def _unsound(path: Path, content: dict) -> list[Problem]:
@@ -129,14 +137,31 @@ def _unsound(path: Path, content: dict) -> list[Problem]:
     return found
 
 
+def _twice(parts: list[Part]) -> list[Problem]:
+    """Files that say what a file before them says."""
+    first: dict[str, Part] = {}
+    problems = []
+    for part in parts:
+        known = first.setdefault(canonical_json(part.content), part)
+        if known is not part:
+            same = part.path.resolve() == known.path.resolve()
+            message = "is given twice" if same else f"has the same results as {known.path}"
+            problems.append(Problem(str(part.path), f"{message}, which would count twice", "name each run once"))
+    return problems
+
+
 def _datasets(parts: list[Part]) -> dict[str, dict]:
-    return {row["dataset"]: row for part in reversed(parts) for row in part.content["datasets"]}
+    return {
+        row["dataset"]: row | {"file": str(part.path)}
+        for part in reversed(parts)
+        for row in part.content["datasets"]
+    }
 
 
 def _scores(parts: list[Part]) -> dict[tuple[str, str], dict]:
     """(dataset, method with its label) -> score, of the first part that has it."""
     return {
-        (score["dataset"], _labelled(part, score["method"])): score | {"label": part.label}
+        (score["dataset"], _labelled(part, score["method"])): score | {"file": str(part.path)}
         for part in reversed(parts)
         for score in part.content["scores"]
     }
@@ -154,19 +179,23 @@ def _other_protocols(parts: list[Part], datasets: dict[str, dict]) -> list[Probl
             if row["digest"] != known["digest"]:
                 one, other = (_flat(each["protocol"]) for each in (row, known))
                 keys = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
-                told = "; ".join(f"{key} is {one.get(key)!r}, elsewhere {other.get(key)!r}" for key in keys)
-                problems.append(Problem(str(part.path), f"'{row['dataset']}' was measured otherwise: {told}"))
+                told = "; ".join(f"{key} is {one.get(key)!r}, there {other.get(key)!r}" for key in keys)
+                message = f"'{row['dataset']}' was measured otherwise than in {known['file']}: {told}"
+                problems.append(Problem(str(part.path), message))
     return problems
 
 
-def _other_scores(parts: list[Part], scores: dict[tuple[str, str], dict]) -> list[Problem]:
+def _other_scores(parts: list[Part], datasets: dict[str, dict], scores: dict[tuple[str, str], dict]) -> list[Problem]:
+    """Methods with two scores on a dataset that both parts measured alike."""
     problems = []
     for part in parts:
-        for score in part.content["scores"]:
+        own = {row["dataset"]: row["digest"] for row in part.content["datasets"]}
+        alike = {name for name, measured in own.items() if measured == datasets[name]["digest"]}
+        for score in (one for one in part.content["scores"] if one["dataset"] in alike):
             method = _labelled(part, score["method"])
             known = scores[score["dataset"], method]
             if score["mean"] != known["mean"] or score["trials"] != known["trials"]:
-                message = f"'{method}' has another score on '{score['dataset']}' in another file"
+                message = f"'{method}' has another score on '{score['dataset']}' in {known['file']}"
                 hint = "give the files labels: ours=PATH theirs=PATH"
                 problems.append(Problem(str(part.path), message, hint))
     return problems
@@ -223,12 +252,34 @@ def _same_people(datasets: dict[str, dict]) -> list[str]:
     ]
 
 
+def _same_trials(parts: list[Part]) -> list[str]:
+    """Scores that stand in several files with every trial alike, as those of a search and of its extension do."""
+    found: dict[str, list[tuple[Part, dict]]] = {}
+    for part in parts:
+        candidates = {row["method"]: row["candidate"] for row in part.content["methods"]}
+        for score in part.content["scores"]:
+            key = canonical_json([score["dataset"], candidates[score["method"]], score["trials"]])
+            found.setdefault(key, []).append((part, score))
+    notes = []
+    for alike in (one for one in found.values() if len(one) > 1):
+        methods = list(dict.fromkeys(_labelled(part, score["method"]) for part, score in alike))
+        files, dataset = " and ".join(str(part.path) for part, _ in alike), alike[0][1]["dataset"]
+        if len(methods) > 1:
+            same = f"{' and '.join(methods)} are the same trials on {dataset}, in {files}"
+            told = f"{same}: one result has several ranks."
+        else:
+            told = f"{methods[0]} has the same trials on {dataset} in {files}: they count once."
+        notes.append(told)
+    return notes
+
+
 def _notes(names: list[str], methods: list[str], whole: np.ndarray, friedman: dict | None) -> list[str]:
     notes = []
     if not whole.all():
         notes.append(f"{(~whole).sum()} of {len(methods)} methods lack a score on some data set and have no mean rank.")
     if friedman is None:
-        notes.append(f"Friedman's test needs {LEAST} data sets and {LEAST} methods that have them all.")
+        here = f"here {len(names)} and {whole.sum()}"
+        notes.append(f"Friedman's test needs {LEAST} data sets and {LEAST} methods that have them all, {here}.")
         return notes
     found = "differ" if friedman["p"] < ALPHA else "can't be told apart"
     notes.append(

@@ -1,7 +1,10 @@
 """What sets candidates apart, and the shortest readable name that says so."""
 
+from collections.abc import Set
+
 from tlimb.files import canonical_json
 from tlimb.ranking.tuning_words import deciding_words, tuning_words
+from tlimb.ranking.varied import varied_paths
 from tlimb.registry import class_name
 from tlimb.search.combinations import is_fitted
 from tlimb.splits import PART
@@ -21,14 +24,16 @@ def strategy_of(trial: dict) -> str:
     return " + ".join([_start(trial) + _taught_by(trial), *deciding_words(last.get("tuning", {})), *terms])
 
 
-def candidate_names(trials: dict[str, dict]) -> dict[str, str]:
+def candidate_names(trials: dict[str, dict], space: dict | None = None) -> dict[str, str]:
     """Candidate id -> a name that no other candidate has, such as `full, lr 0.001, L2SP alpha 0.01`.
 
-    trials: candidate id -> any of its trials.
+    trials: candidate id -> any of its trials. space: of the search; what it varies is told of a candidate that alone
+    has it, too.
     """
     settings = {candidate: settings_of(trial) for candidate, trial in trials.items()}
-    last_stage = next(iter(trials.values()))["spec"]["stages"][-1]["name"]
-    return distinct_names(settings, last_stage, {candidate: _start(trial) for candidate, trial in trials.items()})
+    stages = max(([stage["name"] for stage in trial["spec"]["stages"]] for trial in trials.values()), key=len)
+    starts = {candidate: _start(trial) for candidate, trial in trials.items()}
+    return distinct_names(settings, stages[-1], starts, varied_paths(space or {}, stages))
 
 
 def pretraining_names(pretrainings: dict[str, dict]) -> dict[str, str]:
@@ -53,9 +58,14 @@ def trial_name(trial: dict) -> str:
     return ", ".join(f"{word} {value}" for word, value in parts if value is not None)
 
 
-def distinct_names(settings: dict[str, dict[Path, object]], last_stage: str, starts: dict[str, str]) -> dict[str, str]:
-    """Key -> the settings in which the keys differ, as short text; `starts` come first where a name would be empty."""
-    paths = differing(settings)
+def distinct_names(
+    settings: dict[str, dict[Path, object]], last_stage: str, starts: dict[str, str], varied: Set[Path] = frozenset()
+) -> dict[str, str]:
+    """Key -> the settings in which the keys differ, as short text; `starts` come first where a name would be empty.
+
+    varied: settings that are told wherever not all keys have them.
+    """
+    paths = differing(settings, varied)
     labels = path_labels(paths, last_stage)
     names = {key: _name(found, paths, labels) for key, found in settings.items()}
     if not all(names.values()):
@@ -93,12 +103,15 @@ def _told(stage: dict) -> dict:
     return told
 
 
-def differing(settings: dict[str, dict[Path, object]]) -> list[Path]:
-    """The paths in which candidates that have them differ, one for those that always carry the same value."""
+def differing(settings: dict[str, dict[Path, object]], varied: Set[Path] = frozenset()) -> list[Path]:
+    """The paths in which candidates that have them differ, one for those that always carry the same value.
+
+    varied: as for `distinct_names`.
+    """
     kept: list[Path] = []
     for path in dict.fromkeys(path for found in settings.values() for path in found):
         values = [found[path] for found in settings.values() if path in found]
-        optional = _is_term(path) and len(values) < len(settings)
+        optional = (_is_term(path) or path in varied) and len(values) < len(settings)
         if (optional or len({canonical_json(value) for value in values}) > 1) and not any(
             _same(path, other, settings.values()) for other in kept
         ):
@@ -185,7 +198,7 @@ def _is_term(path: Path) -> bool:
 
 def _same(path: Path, other: Path, settings) -> bool:
     pairs = [(found[path], found[other]) for found in settings if path in found and other in found]
-    return path[-1] == other[-1] and bool(pairs) and all(one == two for one, two in pairs)
+    return _key(path) == _key(other) and bool(pairs) and all(one == two for one, two in pairs)
 
 
 def _key(path: Path) -> str:

@@ -9,11 +9,12 @@ SITES = ("site", "scanner", "center", "centre")
 
 
 def next_runs(status: str, row: dict, sizes: list[int], results: Results) -> list[dict]:
-    """{"title", "why", "sweep"} of each run that would tell more about a curve of this status; none for a power law.
+    """{"title", "why", "sweep"} of each run that would tell more about a curve of this status; none for a power law,
+    and none where nothing is trained: that curve is flat by itself.
 
     row: the candidate chosen at the largest n.
     """
-    if status == "power law":
+    if status == "power law" or row["spec"]["stages"][-1]["strategy"] == "direct":
         return []
     runs = [_more_sizes(sizes, results)] if status in ("too few points", "no limit", "plateau") else []
     if status in ("plateau", "not monotone", "no power law"):

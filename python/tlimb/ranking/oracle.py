@@ -5,7 +5,8 @@ import statistics
 from tlimb.evaluation.metrics import DIRECTIONS
 from tlimb.ranking.compare import Measure, mean_with_interval
 from tlimb.ranking.results import Results
-from tlimb.ranking.selection import preference, value_of
+from tlimb.ranking.selection import preference
+from tlimb.scores import value_of
 
 APART = "external-target-validation"
 """Scores on people of the target domain who take part in nothing."""

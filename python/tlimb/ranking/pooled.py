@@ -4,14 +4,12 @@ On the test set the folds of one seed and repeat are put together, so that a gro
 parts as there are folds; every other set is predicted whole by each trial.
 """
 
-import warnings
-
 import numpy as np
 import pandas as pd
 
 from tlimb.evaluation.bootstrap import person_bootstrap
 from tlimb.evaluation.metrics import WITHOUT_INTERVAL, prediction_arrays, weighted_metric
-from tlimb.ranking.compare import Measure
+from tlimb.ranking.compare import Measure, mean_of_known
 from tlimb.ranking.oracle import APART
 from tlimb.ranking.results import KEY, Results
 
@@ -39,11 +37,6 @@ def pools(tables: dict[tuple, pd.DataFrame], part: str) -> list[pd.DataFrame]:
         name = key[:FOLD] + key[FOLD + 1 :] if part == "test" else key
         grouped.setdefault(name, []).append(table)
     return [pd.concat(grouped[name], ignore_index=True) for name in grouped]
-
-
-def persons_of(tables: list[pd.DataFrame]) -> np.ndarray:
-    """The persons of all tables, sorted."""
-    return np.unique(np.concatenate([table["person"].to_numpy(str) for table in tables]))
 
 
 def means(groups: list[list[pd.DataFrame]], persons: np.ndarray, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
@@ -80,10 +73,7 @@ def _evenly(count: int) -> np.ndarray:
 def _mean(parts: list, weights: np.ndarray, name: str) -> np.ndarray:
     if not parts:
         return np.full(len(weights), np.nan)
-    values = [_drawn(arrays, weights[:, codes], name) for arrays, codes in parts]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice")
-        return np.nanmean(values, axis=0)
+    return mean_of_known(np.array([_drawn(arrays, weights[:, codes], name) for arrays, codes in parts]))
 
 
 def _drawn(arrays: tuple, weights: np.ndarray, name: str) -> np.ndarray:

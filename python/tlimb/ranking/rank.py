@@ -9,22 +9,23 @@ from tlimb.evaluation.metrics import DIRECTIONS
 from tlimb.ranking.age_bias import age_biases
 from tlimb.ranking.answer import answer
 from tlimb.ranking.calibrations import calibrations, coverages
-from tlimb.ranking.cautions import cautions, persons_of
-from tlimb.ranking.compare import Measure, mean_with_interval
+from tlimb.ranking.cautions import cautions, no_interval
+from tlimb.ranking.compare import Measure, mean_with_interval, persons_of
 from tlimb.ranking.comparisons import compare_on_test
 from tlimb.ranking.ensembles import ensembles
 from tlimb.ranking.failures import failures
 from tlimb.ranking.friedman import LEAST, friedman_of
-from tlimb.ranking.gap import gap_of, optimism
+from tlimb.ranking.gap import gap_of
 from tlimb.ranking.groups import group_scores
 from tlimb.ranking.learning_curves import learning_curves
 from tlimb.ranking.nested import nested_estimate
 from tlimb.ranking.oracle import oracle_choice
 from tlimb.ranking.pareto import cost, mark_pareto
 from tlimb.ranking.results import Results, key_of
-from tlimb.ranking.selection import ranked_candidates, ranked_measure, select, tied, value_of
+from tlimb.ranking.selection import ranked_candidates, ranked_measure, select, tied
 from tlimb.ranking.told_apart import compare_on_validation
 from tlimb.ranking.transferability import transferability
+from tlimb.scores import value_of
 
 COLUMNS = (
     "rank, candidate, name, strategy, architecture, trials, failed, metric, validation_mean, validation_sd, "
@@ -38,10 +39,10 @@ class Ranking:
     """ranking.json as an object: candidates (best on validation first), comparisons, failures and the answer.
 
     ties: candidates with the very score of the best. indistinguishable: those that can't be told apart from it on
-    validation. gap: of the best, between validation and test. nested: the estimate with the selection repeated in each
-    outer fold, null in other schemes. oracle: what a choice on labels of the target domain would give, null where
-    nothing is adapted. friedman: the selected over test and external cohorts. notes: what a reader of the figures must
-    know. Shapes stand at the top of the modules that make them.
+    validation. cautions: sentences that follow the answer. gap: of the best, between validation and test. nested: the
+    estimate with the selection repeated in each outer fold, null in other schemes. oracle: what a choice on labels of
+    the target domain would give, null where nothing is adapted. friedman: the selected over test and external cohorts.
+    notes: what a reader of the figures must know. Shapes stand at the top of the modules that make them.
     """
 
     metric: str
@@ -54,6 +55,7 @@ class Ranking:
     failures: dict[str, list[dict]]
     nested: dict | None = None
     oracle: dict | None = None
+    cautions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ties: list[str] = field(default_factory=list)
     indistinguishable: dict | None = None
@@ -115,17 +117,19 @@ def rank(results: Results) -> Ranking:
 def _told(
     results: Results, candidates: list, selected: list, alike: dict | None, test: dict, target: str, measure: Measure
 ) -> dict:
-    """The answer with what it rests on: comparisons, ties, the gap to validation, the nested estimate, notes."""
+    """The answer with what it rests on: comparisons, ties, the gap to validation, the nested estimate, cautions."""
     direction = DIRECTIONS[measure.metric]
-    comparisons = compare_on_test(results, selected, test, measure)
-    nested = nested_estimate(results, candidates, target, measure)
+    found = {
+        "comparisons": compare_on_test(results, selected, test, measure),
+        "nested": nested_estimate(results, candidates, target, measure),
+        "gap": gap_of(selected[0], direction) if selected else None,
+    }
     ties = [row["candidate"] for row in tied(candidates, direction)]
-    gap = gap_of(selected[0], direction) if selected else None
-    said, notes = cautions(results, candidates, test, nested, target, measure)
-    tested = len(persons_of(test[selected[0]["candidate"]])) if selected else 0
-    told = answer(candidates, comparisons, measure, target, tested, alike=alike, ties=ties)
-    text = " ".join([told, *optimism(gap, candidates, measure), *said])
-    return {"answer": text, "comparisons": comparisons, "ties": ties, "gap": gap, "nested": nested, "notes": notes}
+    said, notes = cautions(results, candidates, test, found, target, measure)
+    tables = list(test[selected[0]["candidate"]].values()) if selected else []
+    facts = {"alike": alike, "ties": ties, "lacking": no_interval(tables, measure)}
+    text = answer(candidates, found["comparisons"], measure, target, len(persons_of(tables)), **facts)
+    return found | {"answer": text, "ties": ties, "cautions": said, "notes": notes}
 
 
 def _of_the_selected(results: Results, candidates: list, selected: list, target: str, measure: Measure) -> dict:
@@ -153,9 +157,8 @@ def _add_test_scores(results: Results, row: dict, tables: dict, target: str, mea
 
 def _over_datasets(results: Results, selected: list[dict], target: str, measure: Measure) -> dict | None:
     """Friedman's test of the selected over the test set and every external cohort that all of them have scores on."""
-    external = [f"external-{one['cohort']}" for one in results.sweep.get("evaluate", {}).get("external", [])]
     rows = {}
-    for name in ["test", *external]:
+    for name in ["test", *results.external_sets()]:
         values = [_mean_on(results, row, name, target, measure.metric) for row in selected]
         if None not in values:
             rows[name] = values

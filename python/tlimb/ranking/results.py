@@ -68,6 +68,10 @@ class Results:
         ]
         return {key_of(outcome): self.predictions(outcome["id"], name, target) for outcome in scored}
 
+    def external_sets(self) -> list[str]:
+        """The names of the sets of cohorts that are only ever tested on, in the sweep's order."""
+        return [f"external-{one['cohort']}" for one in self.sweep.get("evaluate", {}).get("external", [])]
+
     def pretraining_scores(self, encoder: str) -> dict | None:
         """scores.json of a pretrained encoder, None where there is none."""
         path = self.encoders_folder / encoder / "scores.json"

@@ -27,7 +27,7 @@ from tlimb.evaluation.metrics import DIRECTIONS
 from tlimb.files import digest
 from tlimb.ranking.compare import Measure, mean_with_interval
 from tlimb.ranking.results import KEY, Results, key_of
-from tlimb.ranking.selection import value_of
+from tlimb.scores import value_of
 from tlimb.settings import Settings
 
 TOLD = ("candidate", "name", "strategy", "architecture", "parameters", "seconds", "spec")
@@ -104,8 +104,7 @@ class ResultsFile(Settings):
 
 def results_document(results: Results, selected: list[dict], target: str, measure: Measure) -> dict | None:
     """The content of results.json; None where no candidate was selected. selected: rows of ranking.json."""
-    external = [one["cohort"] for one in results.sweep.get("evaluate", {}).get("external", [])]
-    parts = ["test", *(f"external-{cohort}" for cohort in external)]
+    parts = ["test", *results.external_sets()]
     found = [_score(results, row, part, target, measure) for row in selected for part in parts]
     found = [one for one in found if one]
     datasets: dict[str, dict] = {}

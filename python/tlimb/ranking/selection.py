@@ -8,6 +8,7 @@ from tlimb.ranking.compare import Measure
 from tlimb.ranking.names import candidate_names, strategy_of
 from tlimb.ranking.results import KEY, Results, key_of
 from tlimb.registry import class_name
+from tlimb.scores import metric_of
 from tlimb.splits import candidate_spec
 
 
@@ -39,7 +40,8 @@ def ranked_candidates(results: Results, target: str, measure: Measure) -> list[d
     grouped: dict[str, list[dict]] = {}
     for trial in results.trials:
         grouped.setdefault(trial["candidate"], []).append(trial)
-    names = candidate_names({candidate: trials[0] for candidate, trials in sorted(grouped.items())})
+    space = results.sweep.get("search", {}).get("space", {})
+    names = candidate_names({candidate: trials[0] for candidate, trials in sorted(grouped.items())}, space)
     rows = [
         _candidate(results, candidate, names[candidate], trials, target, measure.metric)
         for candidate, trials in grouped.items()
@@ -86,18 +88,6 @@ def tied(candidates: list[dict], direction: str) -> list[dict]:
         return (*standing(mean, row["failed"], row), None if mean is None else _signed(mean, direction))
 
     return [row for row in candidates[1:] if key(row) == key(candidates[0])]
-
-
-def value_of(scores: dict | None, target: str, metric: str) -> float | None:
-    """A metric of a scores file; None where it failed, has no such target or could not be computed."""
-    return _metric_of(scores, target, metric).get("value")
-
-
-def _metric_of(scores: dict | None, target: str, metric: str) -> dict:
-    """{"value", "low", "high"}, empty where there is none."""
-    if scores is None or scores["status"] != "ok":
-        return {}
-    return scores["targets"].get(target, {}).get("metrics", {}).get(metric) or {}
 
 
 def _signed(mean: float, direction: str) -> float:
@@ -151,7 +141,7 @@ def _mean_end(scored: list[dict], end: str) -> float | None:
 def _outcome(results: Results, trial: dict, target: str, metric: str) -> tuple[dict, dict]:
     """A trial as it stands in ranking.json, and its score; one without a score on validation counts as failed."""
     model, scores = results.models.get(trial["id"]), results.scores(trial["id"], "validation")
-    score, reason = _metric_of(scores, target, metric), ""
+    score, reason = metric_of(scores, target, metric), ""
     if model is None:
         reason = "no result was written"
     elif model["status"] != "ok":

@@ -22,9 +22,8 @@ Reference: Hansen PR, Lunde A, Nason JM. The model confidence set. Econometrica 
 
 import numpy as np
 
-from tlimb.evaluation.bootstrap import interval
 from tlimb.evaluation.metrics import DIRECTIONS, WITHOUT_INTERVAL
-from tlimb.ranking.compare import Measure, bootstrap_means
+from tlimb.ranking.compare import Measure, bootstrap_means, interval_of
 from tlimb.ranking.results import Results
 from tlimb.ranking.selection import standing
 
@@ -45,8 +44,8 @@ def compare_on_validation(results: Results, candidates: list[dict], target: str,
         return None
     groups = [list(results.tables(row["trials"], "validation", target).values()) for row in near]
     values, drawn, persons = bootstrap_means(groups, measure)
-    for row, column in zip(near, drawn.T):
-        row["validation_low"], row["validation_high"] = interval(column, measure.confidence, persons)
+    for row, value, column, tables in zip(near, values, drawn.T, groups):
+        row["validation_low"], row["validation_high"] = interval_of(value, column, persons, tables, measure)
         row["interval"] = "joint"
     equal = [place for place, row in enumerate(near[:MOST]) if _standing(row) == _standing(near[0])]
     return _indistinguishable([near[i] for i in equal], values[equal], drawn[:, equal], measure)

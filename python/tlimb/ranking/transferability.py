@@ -27,7 +27,7 @@ from tlimb.files import read_json
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.names import pretraining_names, strategy_of
 from tlimb.ranking.results import Results
-from tlimb.ranking.selection import value_of
+from tlimb.scores import value_of
 
 SCORES = ("logme", "nleep", "leep", "h_score_shrunk", "h_score", "knn", "linear")
 LEAST = 4

@@ -9,11 +9,15 @@ import pandas as pd
 from tlimb.cohort import Cohort, read_cohort
 from tlimb.config import Sweep, read_sweep
 from tlimb.errors import InputError
+from tlimb.search.about import about_of
 from tlimb.search.named_files import content_digest
 from tlimb.search.named_presets import expanded
+from tlimb.search.planner import Planner
 from tlimb.search.preprocessed import all_fine
 from tlimb.search.published import weights_problems
+from tlimb.search.scans import with_cohort
 from tlimb.search.space import Candidates, grid
+from tlimb.search.study import Study
 from tlimb.search.suggest import Proposal, suggest
 from tlimb.search.uses import file_problems, scans_by_recipe
 
@@ -45,8 +49,9 @@ class Inputs:
     scans: dict[str, pd.DataFrame]
 
 
-def check_inputs(document, files: Files, trusted=()) -> Inputs:
-    """The checked inputs. document: the sweep's JSON document.
+def check_inputs(document, files: Files, trusted=(), earlier: Study | None = None) -> Inputs:
+    """The checked inputs. document: the sweep's JSON document. earlier: the study of a search that it extends, taken
+    to be of the same people.
 
     Raises InputError with every problem of the sweep, of the cohorts, and, where both can be read, of the two together.
     """
@@ -66,7 +71,11 @@ def check_inputs(document, files: Files, trusted=()) -> Inputs:
     named = {name: {"digest": content_digest(path), "file": file} for name, (path, file) in files.weights.items()}
     summary, recipes = cohort.summary | {"files": named}, all_fine(cohort.table, sweep.recipes)
     known = {"split_file": summary["split_file"], "files": named}
-    proposal = suggest(sweep, cohort.table, summary["labels"], recipes, trusted=trusted, **known)
+    if earlier is not None:
+        labels = with_cohort(summary["labels"], cohort.table)
+        planner = Planner(sweep, cohort.table, labels, recipes, known["split_file"])
+        earlier = _of_these_people(earlier, sweep, planner, trusted, named)
+    proposal = suggest(sweep, cohort.table, summary["labels"], recipes, trusted=trusted, earlier=earlier, **known)
     scans = scans_by_recipe(sweep, proposal.specs, cohort.table)
     problems = file_problems(sweep, scans) + weights_problems(proposal, sweep, files.weights)
     if problems:
@@ -75,6 +84,16 @@ def check_inputs(document, files: Files, trusted=()) -> Inputs:
     told = replace(cohort, summary=summary | {"warnings": summary["warnings"] + unused})
     used = sweep.model_copy(update={"recipes": {name: sweep.recipes[name] for name in scans}})
     return Inputs(expanded(used), told, proposal, scans)
+
+
+def _of_these_people(earlier: Study, sweep: Sweep, planner: Planner, trusted, files: dict) -> Study:
+    """The study as one of the people, scans and labels that are there now: before scans are prepared nothing tells
+    whether they are the same."""
+    try:
+        people = about_of(Candidates(sweep, trusted, files), planner)["people"]
+    except InputError:  # told with all that is wrong
+        return earlier
+    return earlier.model_copy(update={"about": earlier.about | {"people": people}})
 
 
 def _space_problems(sweep: Sweep, trusted) -> list:

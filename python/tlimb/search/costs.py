@@ -9,6 +9,7 @@ import pandas as pd
 from tlimb.cohort import chunks
 from tlimb.config import Sweep
 from tlimb.files import read_json, read_jsonl
+from tlimb.ranking.names import strategy_of
 from tlimb.search.combinations import is_fitted
 from tlimb.search.jobs import packs, probes
 from tlimb.search.rates import LEVELS, Rates, keys_of, read_rates
@@ -131,7 +132,7 @@ def steps_of(
     count = round(len(packs(proposal, trials_per_task)) * growth.trials)
     probed = sum(1 for _ in probes(proposal))
     pretrainings = round(len(proposal.pretrainings) * growth.pretrainings)
-    explained = count if evaluate.explain else 0
+    chosen = {strategy_of(trial) for trial in proposal.trials} if evaluate.explained else ()
     steps = [
         _simple("COHORT", 1, known),
         Step("PREPROCESS", cut, None if known.per_scan is None else known.per_scan * number),
@@ -140,8 +141,8 @@ def steps_of(
         _simple("PROBE", probed, known),
         _training("FINETUNE", count, fits, growth.epochs, known),
         _simple("EVALUATE", count, known),
-        _simple("SELECT", int(bool(explained)), known),
-        _simple("EXPLAIN", explained, known),
+        _simple("SELECT", int(bool(chosen)), known),
+        _simple("EXPLAIN", min(len(chosen), count), known),
         _simple("RANK", 1, known),
     ]
     return [step for step in steps if step.tasks]

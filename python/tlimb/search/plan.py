@@ -11,10 +11,13 @@ from tlimb.config import Sweep
 from tlimb.durations import duration_text
 from tlimb.errors import InputError, Problem
 from tlimb.files import canonical_json, read_json
+from tlimb.search.again import Again, asked_again
 from tlimb.search.check import Files, check_inputs
 from tlimb.search.costs import Growth, Known, Step, fits_of, steps_of
 from tlimb.search.named_files import weights_paths
 from tlimb.search.rates import LEVELS
+from tlimb.search.space import Candidates
+from tlimb.search.study import PASSED_OVER, Study, find_study, read_study
 from tlimb.search.suggest import Proposal, outlook
 
 SPLITS = 8  # described of many
@@ -23,7 +26,8 @@ SPLITS = 8  # described of many
 @dataclass(frozen=True)
 class Plan:
     """The counts of a run; sizes in bytes. proposal: of the first round; growth: what more rounds make of it. scans:
-    recipe -> rows of the scans that it prepares. model_bytes: weights of all encoders and models."""
+    recipe -> rows of the scans that it prepares. model_bytes: weights of all encoders and models. again: what a study
+    before has already, which is not counted; passed_over: why it is not taken up, empty where it is."""
 
     sweep: Sweep
     summary: dict
@@ -32,21 +36,47 @@ class Plan:
     scans: dict[str, pd.DataFrame]
     store_bytes: dict[str, int]
     model_bytes: int
+    again: Again = Again()
+    passed_over: str = ""
+
+    @property
+    def left(self) -> tuple[Proposal, Growth]:
+        """What is left to be done: a first round, and what more rounds make of it."""
+        return self.again.counted(self.proposal, self.growth)
 
 
-def plan_of(path: Path, trusted=()) -> Plan:
-    """The plan of the sweep at `path`; raises InputError with everything that would stop the run."""
+def plan_of(path: Path, trusted=(), study: Path | None = None) -> Plan:
+    """The plan of the sweep at `path`; raises InputError with everything that would stop the run.
+
+    study: of the search that it extends, study.json or a folder of rounds.
+    """
     document = read_json(path)
     if isinstance(document, dict):
         named = document.get("trusted_modules") or []
         trusted = (*trusted, *(named.split(",") if isinstance(named, str) else named))
-    inputs = check_inputs(document, _files(document, path), trusted)
+        study = study or (_found("study", document["study"], path) if document.get("study") else None)
+    earlier, passed_over = _earlier(study) if study else (None, "")
+    inputs = check_inputs(document, _files(document, path), trusted, earlier)
     shapes = {name: shape_of(recipe) for name, recipe in inputs.sweep.recipes.items()}
     stores = {name: 2 * len(inputs.scans[name]) * prod(shape) for name, shape in shapes.items()}
     recipes = {name: recipe.model_dump() for name, recipe in inputs.sweep.recipes.items()}
     models = _model_bytes(inputs.proposal, inputs.cohort.summary["labels"], shapes, recipes, trusted)
     growth = growth_of(inputs.sweep, inputs.proposal)
-    return Plan(inputs.sweep, inputs.cohort.summary, inputs.proposal, growth, inputs.scans, stores, models)
+    pool = Candidates(inputs.sweep, trusted, inputs.cohort.summary["files"])
+    again = asked_again(inputs.proposal, earlier, pool)
+    reason = inputs.proposal.study.reason.split("; ")[0]
+    passed_over = reason if reason.startswith(PASSED_OVER) else passed_over
+    counts = growth, inputs.scans, stores, models, again, passed_over
+    return Plan(inputs.sweep, inputs.cohort.summary, inputs.proposal, *counts)
+
+
+def _earlier(path: Path) -> tuple[Study | None, str]:
+    """The study to extend; None, and why, where there is one that this version cannot read, as the run has it."""
+    file = find_study(path)
+    try:
+        return read_study(file), ""
+    except InputError as error:
+        return None, f"{PASSED_OVER}: {error}"
 
 
 def shape_of(recipe) -> tuple[int, ...]:
@@ -155,26 +185,33 @@ def growth_of(sweep: Sweep, proposal: Proposal) -> Growth:
 
 def describe(plan: Plan, known: Known, sizes: tuple[int, int]) -> str:
     """The plan in some lines of text. sizes: most trials of a pack, most scans of a chunk."""
-    steps = steps_of(plan.sweep, plan.proposal, plan.scans, plan.growth, known, sizes)
+    proposal, growth = plan.left
+    steps = steps_of(plan.sweep, proposal, plan.scans, growth, known, sizes)
     parts = [_trials(plan), _scans(plan), _disk(plan), _tasks(steps), _time(plan, steps, known)]
     lines = [line for part in parts for line in part]
-    return "\n".join(lines + [f"warning: {text}" for text in plan.summary["warnings"]])
+    warnings = [plan.passed_over, *plan.summary["warnings"]]
+    return "\n".join(lines + [f"warning: {text}" for text in warnings if text])
 
 
 def _trials(plan: Plan) -> list[str]:
-    trials, pretrainings, growth = plan.proposal.trials, plan.proposal.pretrainings, plan.growth
+    new, seeds = plan.again.new(plan.proposal), len(plan.sweep.search.seeds)
+    trials, pretrainings = new.trials, new.pretrainings
     scratch = sum(trial["spec"]["stages"][-1]["strategy"] == "scratch" for trial in trials)
-    later, seeds = [], len(plan.sweep.search.seeds)
-    if growth.rounds > 1:
-        most, epochs = (round(growth.trials * len(trials)), round(growth.epochs * sum(one["budget"] for one in trials)))
-        rounds = f"{growth.rounds} rounds of {plan.sweep.search.method}, at most"
-        later = [f"these are the first of {rounds}: {most} trainings of trials, {epochs} epochs in all"]
-    return [
+    lines = [
         f"{len(trials)} trials of {len({trial['candidate'] for trial in trials})} candidates "
         f"({seeds} seed{'s' if seeds > 1 else ''}), {scratch} of them from scratch",
         f"{len(pretrainings)} distinct pretrainings",
-        *later,
     ]
+    if plan.again.asked:
+        points = len({asked.candidate for asked in plan.again.asked})
+        many = f"{plan.again.trials} trials of {points} candidates"
+        lines.append(f"not counted: {many} that the study has, if scans and labels are still the same")
+    if plan.growth.rounds == 1:
+        return lines
+    left, growth = plan.left
+    most, epochs = growth.trials * len(left.trials), growth.epochs * sum(one["budget"] for one in left.trials)
+    rounds = f"{growth.rounds} rounds of {plan.sweep.search.method}, at most"
+    return [*lines, f"these are the first of {rounds}: {most:.0f} trainings of trials, {epochs:.0f} epochs in all"]
 
 
 def _scans(plan: Plan) -> list[str]:
@@ -217,7 +254,7 @@ def _time(plan: Plan, steps: list[Step], known: Known) -> list[str]:
     more = f" and what {', '.join(lacking)} take" if lacking else ""
     lines = [f"time: about {duration_text(total)} of tasks{more}, {_at_once(total, known)}"]
     devices = sum(step.device_seconds or 0.0 for step in steps)
-    if any(fit.devices > 1 for fit in fits_of(plan.proposal, plan.sweep)):
+    if any(fit.devices > 1 for fit in fits_of(plan.left[0], plan.sweep)):
         lines.append(f"devices: about {devices / 3600:.1f} device hours, with several devices for some trainings")
     return lines + _known_from(plan, known)
 
@@ -231,7 +268,7 @@ def _at_once(total: float, known: Known) -> str:
 
 def _known_from(plan: Plan, known: Known) -> list[str]:
     """What the estimate of time rests on."""
-    found = [fit.seconds(known.rates) for fit in fits_of(plan.proposal, plan.sweep)]
+    found = [fit.seconds(known.rates) for fit in fits_of(plan.left[0], plan.sweep)]
     told = [one[1] for one in found if one is not None]
     others = [f"{told.count(level)} of {len(told)} trainings by those {level}" for level in LEVELS[1:] if level in told]
     lines = [f"known from {known.source}; early stopping makes it less", *others]

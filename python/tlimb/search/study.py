@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,12 +11,15 @@ from pydantic import Field
 from tlimb.errors import InputError, Problem
 from tlimb.files import read_json, write_json
 from tlimb.parse import parse
+from tlimb.scores import value_of
 from tlimb.search_settings import Method, Search
 from tlimb.settings import Count, Index, Settings
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
 Why = Literal["startup", "asked", "continued", "carried", "repeated"]
 
+
+PASSED_OVER = "the study before was passed over"
 
 ABOUT = {
     "trial": "the sweep's own trial, which the space varies, is another",
@@ -115,9 +119,9 @@ def extended(study: Study, earlier: Study) -> Study:
     told += [said for name, said in ABOUT.items() if study.about.get(name) != earlier.about.get(name)][:1]
     if told:
         told = ", ".join(told)
-        return study.model_copy(update={"reason": f"the study before was passed over: {told}"})
+        return study.model_copy(update={"reason": f"{PASSED_OVER}: {told}"})
     if "halving" in study.method:
-        return study.model_copy(update={"reason": "the study before was passed over: rungs are made anew"})
+        return study.model_copy(update={"reason": f"{PASSED_OVER}: rungs are made anew"})
     return study.model_copy(update={"again": [[asked.point for asked in one.points] for one in earlier.rounds]})
 
 
@@ -127,6 +131,34 @@ def read_study(path) -> Study:
         return parse(Study, read_json(path))
     except InputError as error:
         raise InputError([_within(path, problem) for problem in error.problems]) from None
+
+
+def find_study(path: Path) -> Path:
+    """A study.json itself, or that of the last round in a folder of rounds, such as `results/search`.
+
+    Rounds that an earlier search of more rounds left there are passed over: they follow a finished study, or know of
+    other trials in the rounds before. Raises InputError where there is none.
+    """
+    if not path.is_dir():
+        return path
+    rounds = sorted(path.glob("round-*/study.json"), key=lambda file: int(file.parent.name.removeprefix("round-")))
+    if not rounds:
+        hint = "name the folder `search` of a run's results"
+        raise InputError([Problem(str(path), "no round-<k>/study.json in it", hint)])
+    for last, file in pairwise(rounds):
+        known, study = _asked(last), _asked(file)
+        if known[0] or study[1][: len(known[1])] != known[1]:
+            return last
+    return rounds[-1]
+
+
+def _asked(file: Path) -> tuple[bool, list[list]]:
+    """Whether a study is finished, and the trials of each round; of one that cannot be read, nothing."""
+    try:
+        study = read_study(file)
+    except InputError:
+        return False, []
+    return study.finished, [[asked.trials for asked in one.points] for one in study.rounds]
 
 
 def _within(path, problem: Problem) -> Problem:
@@ -170,8 +202,7 @@ def read_scores(folder: Path, study: Study) -> dict[str, float | None]:
         path = Path(folder, trial, "scores-validation.json")
         if not path.exists():
             continue
-        metrics = read_json(path).get("targets", {}).get(study.target, {}).get("metrics", {})
-        found[trial] = (metrics.get(study.metric) or {}).get("value")
+        found[trial] = value_of(read_json(path), study.target, study.metric)
     return found
 
 

@@ -2,13 +2,14 @@
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from tlimb.durations import read_duration, read_size
 
 NEEDED = ("name", "status", "submit", "realtime")
+DONE = ("COMPLETED", "CACHED")
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,21 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A task that failed and did not end well later. place: the start of its folder in the work directory, as Nextflow
+    tells it; status: its exit status, `-` where it has none."""
+
+    name: str
+    place: str
+    status: str
+
+
+@dataclass(frozen=True)
 class Trace:
-    """The tasks of a run that ended well."""
+    """The tasks of a run that ended well, and those that failed in the end."""
 
     tasks: list[Task]
+    failures: list[Failure] = field(default_factory=list)
 
     def of(self, *processes: str) -> list[Task]:
         """Those of some processes."""
@@ -66,14 +78,23 @@ def read_trace(path: Path) -> Trace | None:
         rows = csv.DictReader(file, delimiter="\t")
         if not set(NEEDED) <= set(rows.fieldnames or []):
             return None
-        tasks = [_task(row) for row in rows]
-    return Trace([task for task in tasks if task is not None])
+        lines = list(rows)
+    tasks = [_task(row) for row in lines]
+    return Trace([task for task in tasks if task is not None], _failures(lines))
+
+
+def _failures(rows: list[dict]) -> list[Failure]:
+    """The last failure of each task that no other attempt made good."""
+    done = {row["name"] for row in rows if row["status"] in DONE}
+    failed = [row for row in rows if row["status"] == "FAILED" and row["name"] not in done]
+    last = {row["name"]: Failure(row["name"], row.get("hash") or "", row.get("exit") or "-") for row in failed}
+    return list(last.values())
 
 
 def _task(row: dict) -> Task | None:
     """A row's task; None for one that failed, and for a row that is still being written."""
     seconds = read_duration(row["realtime"] or "")
-    if row["status"] not in ("COMPLETED", "CACHED") or seconds is None:
+    if row["status"] not in DONE or seconds is None:
         return None
     try:
         submitted = datetime.fromisoformat(row["submit"])

@@ -10,6 +10,7 @@ import click
 from tlimb.command import told_plainly
 from tlimb.durations import duration_text
 from tlimb.errors import InputError, Problem
+from tlimb.watch.signs import Signs
 from tlimb.watch.standing import Count, Standing, Watcher
 
 WIDTH = 24
@@ -30,32 +31,40 @@ def watch_command(results: Path, once: bool, every: float):
     """
     if not results.is_dir():
         raise InputError([Problem(str(results), "no such folder; expected the outdir of a run")])
-    watcher, ever = Watcher(results), not once and sys.stdout.isatty()
+    watcher, ever, went_on = Watcher(results), not once and _is_terminal(), False
     if ever:
         click.clear()
     while True:
-        standing = watcher.look()
-        text = describe(standing, results, datetime.now())
+        standing, now = watcher.look(), datetime.now()
+        signs = watcher.signs(now.timestamp())
+        text = describe(standing, signs, results, now)
         click.echo(HOME + text.replace("\n", "\x1b[K\n") + "\x1b[K" + REST if ever else text)
-        if not ever or (standing is not None and standing.over):
+        if not ever or (standing is not None and standing.over) or (signs.ended and went_on):
             return
+        went_on = went_on or not signs.ended
         time.sleep(every)
 
 
-def describe(standing: Standing | None, results: Path, now: datetime) -> str:
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def describe(standing: Standing | None, signs: Signs, results: Path, now: datetime) -> str:
     """A standing in some lines of text."""
     head = f"{results}, {now:%H:%M:%S}"
     if standing is None:
-        return f"{head}\nno search has begun: cohorts are checked and scans are prepared first"
+        before = "" if signs.stopped else ": cohorts are checked and scans are prepared first"
+        return "\n".join(filter(None, [head, f"no search has begun{before}", signs.told]))
     told = [
         ("rounds", f"{standing.rounds}" + (", another may follow" if standing.more else "")),
         ("pretrainings", _bar(standing.pretrainings)),
         ("trials", _bar(standing.trials)),
         ("epochs", f"{standing.epochs.done} of {standing.epochs.total} of the last stage"),
         ("best so far", _best(standing)),
-        ("time left", _left(standing)),
+        ("time left", _left(standing, signs)),
     ]
     lines = [head, "", *(f"{name:<14}{text}" for name, text in told)]
+    lines += ["", signs.told] if signs.told and not standing.over else []
     lines += ["", *_failures(standing)] if standing.failures else []
     return "\n".join(lines)
 
@@ -77,9 +86,11 @@ def _best(standing: Standing) -> str:
     return f"{best.name}\n{'':<14}{value}"
 
 
-def _left(standing: Standing) -> str:
+def _left(standing: Standing, signs: Signs) -> str:
     if standing.over:
         return "none: ranking/report.html says what came out"
+    if signs.stopped:
+        return "none while nothing runs"
     done = standing.trials.done == standing.trials.total and standing.pretrainings.done == standing.pretrainings.total
     if done:
         return "trainings of this round are done; scores, the next round or the ranking follow"

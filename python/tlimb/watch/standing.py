@@ -10,9 +10,12 @@ from tlimb.errors import InputError
 from tlimb.evaluation.metrics import DEFAULT, DIRECTIONS
 from tlimb.files import read_json, read_jsonl
 from tlimb.ranking.names import candidate_names
+from tlimb.scores import value_of
 from tlimb.search.rates import Rates, keys_of
 from tlimb.search.trace import read_trace
+from tlimb.watch.signs import Signs, signs_of
 
+TRACE = "pipeline_info/trace.txt"
 KEPT = ("id", "status", "reason", "budget", "epochs_run", "seconds")
 """What is kept in memory of encoder.json and model.json, which may be many and long."""
 
@@ -99,6 +102,11 @@ class Watcher:
             self._ranked(rounds[-1]),
         )
 
+    def signs(self, now: float) -> Signs:
+        """Whether the run goes on, as far as files say. now: seconds since 1970."""
+        trace = self._read(self.results / TRACE, read_trace)
+        return signs_of(self.results, trace, [stamp[0] / 1e9 for stamp, _ in self._known.values()], now)
+
     def _rounds(self) -> list[Path]:
         """The folders of the search's rounds; what an earlier search of more rounds left beside them is none of it."""
         folders = sorted(self.results.glob("search/round-*"), key=lambda path: int(path.name.removeprefix("round-")))
@@ -157,26 +165,26 @@ class Watcher:
         """What sets a candidate apart from the others; worked out once for all of them."""
         if self._names[0] != list(trials):
             some = {trial["candidate"]: trial for trial in trials.values()}
-            self._names = list(trials), candidate_names(some)
+            space = self._sweep().get("search", {}).get("space", {})
+            self._names = list(trials), candidate_names(some, space)
         return self._names[1][candidate] or "the one candidate"
 
     def _metric(self, study: dict, target: str) -> str:
         cohort = self._read(self.results / "cohort" / "cohort.json", read_json) or {"labels": {}}
-        sweep = self._read(self.results / "cohort" / "sweep.json", read_json) or {}
         kind = cohort["labels"].get(target, {}).get("kind", "classification")
-        return study.get("metric") or sweep.get("search", {}).get("metric") or DEFAULT[kind]
+        return study.get("metric") or self._sweep().get("search", {}).get("metric") or DEFAULT[kind]
+
+    def _sweep(self) -> dict:
+        return self._read(self.results / "cohort" / "sweep.json", read_json) or {}
 
     def _value(self, trial: dict, target: str, metric: str) -> float | None:
         """A trial's score; none while what is there is that of a rung before, as models come before their scores."""
         scores = self._read(self.results / "scores" / trial["id"] / "scores-validation.json", read_json) or {}
-        if not _reached(scores, trial):
-            return None
-        found = scores.get("targets", {}).get(target, {}).get("metrics", {}).get(metric)
-        return found["value"] if found else None
+        return value_of(scores, target, metric) if _reached(scores, trial) else None
 
     def _left(self, trials: dict, pretrainings: dict, models: dict, made: dict) -> tuple[float | None, float]:
         """Seconds until the known trainings are done, as fast and as many at a time as so far, and how many that is."""
-        trace = self._read(self.results / "pipeline_info" / "trace.txt", read_trace)
+        trace = self._read(self.results / TRACE, read_trace)
         at_once = trace.at_once_of("PRETRAIN", "FINETUNE") if trace else 1.0
         rates, waiting = Rates(), []
         for key, line in pretrainings.items():

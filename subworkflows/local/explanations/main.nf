@@ -19,7 +19,8 @@ workflow EXPLANATIONS {
     codes // map: process -> digest of its library code
 
     main:
-    SELECT(sweep, summary, rounds, stores, encoders, models, validation, codes.SELECT)
+    looked = sweep.filter { path -> readJson(path).evaluate.explained > 0 }
+    SELECT(looked, summary, rounds, stores, encoders, models, validation, codes.SELECT)
     selected = SELECT.out.selected.map { path -> settle(workflow.workDir, path) }
 
     // [id, job folder, files of its shards, models, those of its trials that are looked at here] of each pack with a

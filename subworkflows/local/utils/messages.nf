@@ -12,7 +12,8 @@ def farewell(workflow, outdir) {
     def ranking = file("${outdir}/ranking/ranking.json")
     if (workflow.success && ranking.exists()) {
         def found = readJson(ranking)
-        println("\n${found.answer}\n${failedTrials(found)}Report: ${file(outdir)}/ranking/report.html")
+        def said = [found.answer, *(found.cautions ?: [])].join('\n')
+        println("\n${said}\n${failedTrials(found)}Report: ${file(outdir)}/ranking/report.html")
     }
     else if (!workflow.success) {
         println("\n${longMessage(workflow.errorReport ?: '')}The run stopped early. Put right what is said above and run the same")

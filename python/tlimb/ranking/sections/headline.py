@@ -1,9 +1,11 @@
 """The answer's figures, the ranking's dots and the scores of what was selected."""
 
 import numpy as np
+import pandas as pd
 
 from tlimb.evaluation.metrics import DIRECTIONS, METRICS, WITHOUT_INTERVAL
 from tlimb.ranking.answer import WORDS, decimals, is_scratch, rival, verdict
+from tlimb.ranking.cautions import constant
 from tlimb.ranking.compare import Measure, mean_with_interval
 from tlimb.ranking.figures import axis
 from tlimb.ranking.rank import Ranking
@@ -121,8 +123,7 @@ def no_interval(results: Results, ranking: Ranking) -> dict[str, str]:
     found = {}
     for row in ranking.selected():
         if row["test_mean"] is not None and row["test_low"] is None and ranking.metric not in WITHOUT_INTERVAL:
-            tables = scored_tables(results, row, "test", ranking.target)
-            if all(table["prediction"].nunique() == 1 for table in tables):
+            if constant(_tables(results, row, "test", ranking.target)):
                 found[row["candidate"]] = "constant predictions: no interval"
     return found
 
@@ -132,7 +133,7 @@ def every_metric(results: Results, ranking: Ranking, measure: Measure) -> list[d
     rows = []
     for target in results.trials[0]["spec"]["stages"][-1]["targets"]:
         kind = results.cohort["labels"][target]["kind"]
-        tables = [scored_tables(results, row, "test", target) for row in ranking.selected()]
+        tables = [_tables(results, row, "test", target) for row in ranking.selected()]
         for metric in METRICS[kind]:
             own = Measure(metric, kind, measure.resamples, measure.confidence, measure.seed)
             cells = [mean_with_interval(found, own) for found in tables]
@@ -154,16 +155,13 @@ def second_classes(results: Results) -> dict[str, str]:
 def external(results: Results, ranking: Ranking, measure: Measure) -> list[dict]:
     """The ranked metric of the selected candidates on cohorts that were only ever tested on."""
     rows = []
-    adapted = ["source"] if ranking.oracle else []
-    for cohort in [*(one["cohort"] for one in results.sweep.get("evaluate", {}).get("external", [])), *adapted]:
-        name = f"external-{cohort}"
-        tables = [scored_tables(results, row, name, ranking.target) for row in ranking.selected()]
-        rows.append({"cohort": cohort, "cells": [mean_with_interval(found, measure) for found in tables]})
+    adapted = ["external-source"] if ranking.oracle else []
+    for name in [*results.external_sets(), *adapted]:
+        tables = [_tables(results, row, name, ranking.target) for row in ranking.selected()]
+        cells = [mean_with_interval(found, measure) for found in tables]
+        rows.append({"cohort": name.removeprefix("external-"), "cells": cells})
     return rows
 
 
-def scored_tables(results: Results, row: dict, name: str, target: str) -> list:
-    """The prediction tables on set `name` of those trials of a candidate that have scores there."""
-    finished = [trial["id"] for trial in row["trials"] if trial["status"] == "ok"]
-    scored = [key for key in finished if (results.scores(key, name) or {}).get("status") == "ok"]
-    return [results.predictions(key, name, target) for key in scored]
+def _tables(results: Results, row: dict, name: str, target: str) -> list[pd.DataFrame]:
+    return list(results.tables(row["trials"], name, target).values())
