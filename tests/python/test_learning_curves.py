@@ -272,10 +272,10 @@ def test_the_crossing_of_two_strategies_is_placed(curves):
 
 
 @pytest.mark.parametrize(("ends", "said"), [
-    ([(0.01, 0.09), (0.12, 0.28)], "b is ahead of a at every n from 20 to 80, told apart for each of these (lead with its 95 % "
+    ([(0.01, 0.09), (0.12, 0.28)], "b is ahead of a at every n from 20 to 80, told apart at each of these (lead with its 95 % "
      "interval at n = 20: 0.05 (0.01 to 0.09), 80: 0.20 (0.12 to 0.28))"),
-    ([(-0.01, 0.09), (0.12, 0.28)], "told apart for 80 of these alone (lead with"),
-    ([(-0.01, 0.09), (-0.02, 0.28)], "told apart for none of these (lead with"),
+    ([(-0.01, 0.09), (0.12, 0.28)], "told apart at n = 80 alone (lead with"),
+    ([(-0.01, 0.09), (-0.02, 0.28)], "told apart at none of these (lead with"),
     ([(None, None), (None, None)], "b is ahead of a at every n from 20 to 80, how surely is not known"),
 ])  # fmt: skip
 def test_who_is_ahead_at_every_size_is_said_with_how_surely(ends, said):
@@ -320,7 +320,7 @@ def test_curves_are_the_same_whatever_the_order_of_candidates(results, curves):
     assert json.dumps(learning_curves(results, shuffled, "diagnosis", MEASURE)) == json.dumps(curves)
 
 
-@pytest.mark.parametrize("name, candidates", [("learning-curves", 24), ("standard", 9)])
+@pytest.mark.parametrize("name, candidates", [("learning-curves", 28), ("standard", 9)])
 def test_the_ready_sweeps_hold_the_trials_that_their_pages_say(name, candidates):
     from tlimb.config import read_sweep
     from tlimb.search.space import grid

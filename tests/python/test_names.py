@@ -139,3 +139,9 @@ def test_what_is_varied_in_one_stage_is_not_told_of_another(document):
     trials = {str(i): {"spec": spec, "init": "e" if len(spec["stages"]) > 1 else ""} for i, spec in specs}
     names = ["scratch, epochs 1", "scratch, epochs 2", "full, epochs 1", "full, epochs 2"]
     assert sorted(candidate_names(trials, space).values()) == sorted(names)
+
+
+def test_what_only_a_training_has_is_not_told_of_a_model_that_is_applied_as_it_is(document):
+    ways = [{"strategy": "direct"}, *({"strategy": "full", "optimizer": {"init_args": {"lr": lr}}} for lr in (0.01, 0.1))]
+    document["stages"][-1]["targets"] = "age"
+    assert [name for name, _ in names_of(document, ways)] == ["direct", "full, lr 0.01", "full, lr 0.1"]

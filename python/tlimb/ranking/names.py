@@ -13,6 +13,9 @@ Path = tuple[str, ...]
 CLASSES = {"architecture", "optimizer", "scheduler", "module", "primary", "scenario", "combine"}
 """Keys whose value is a class, which names itself."""
 
+OF_TRAINING = {"epochs", "batch_size", "optimizer", "scheduler", "gradient_clip", "early_stopping", "monitor"}
+"""Keys of a stage that mean nothing where it is not trained."""
+
 
 def strategy_of(trial: dict) -> str:
     """`scratch` where nothing is transferred, `fitted` where nothing is trained, else the last stage's strategy, `after
@@ -79,11 +82,13 @@ def distinct_names(
 
 def settings_of(trial: dict) -> dict[Path, object]:
     """Path -> value of every setting that a candidate's trials share; a class is its name, and its arguments follow."""
-    spec = trial["spec"]
-    found: dict[Path, object] = {("strategy",): _start(trial)}
+    spec, start = trial["spec"], _start(trial)
+    found: dict[Path, object] = {("strategy",): start}
     _collect(found, ("architecture",), spec["architecture"])
     for stage in reversed(spec["stages"]):
-        hidden = {"name", "objective", "tuning"} | ({"strategy"} if stage is spec["stages"][-1] else set())
+        hidden = {"name", "objective", "tuning"}
+        if stage is spec["stages"][-1]:
+            hidden |= {"strategy"} | (OF_TRAINING if start == "direct" else set())
         shown = {"data"} if is_fitted(spec["architecture"]) else set(stage) - hidden
         _collect(found, (stage["name"],), _told({key: value for key, value in stage.items() if key in shown}))
         if not is_fitted(spec["architecture"]):

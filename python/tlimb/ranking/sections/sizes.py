@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from tlimb.ranking.figures import Series, log_axis, plot
+from tlimb.ranking.power_law import EXPONENTS
 from tlimb.ranking.rank import Ranking
 
 STEPS = 40
@@ -64,7 +65,10 @@ def _law(fit: dict) -> str:
     if fit["status"] != "power law":
         return fit["status"]
     parts = [f"{name} = {fit[name]['value']:.3g} ({fit[name]['low']:.3g} to {fit[name]['high']:.3g})" for name in "abc"]
-    return f"a power law a + b n^-c fits, {', '.join(parts)}"
+    said = f"a power law a + b n^-c fits, {', '.join(parts)}"
+    low, high = fit["c"]["low"], fit["c"]["high"]
+    open_ended = low <= 1.01 * EXPONENTS[0] and high >= 0.99 * EXPONENTS[1]
+    return f"{said}: any exponent would do, so it says nothing beyond these n" if open_ended else said
 
 
 def _often(chosen: dict[str, int]) -> str:
