@@ -221,7 +221,7 @@ def _how_surely(sizes: list, lead: np.ndarray, ends: list[tuple], confidence: fl
     if any(low is None for low, _ in ends):
         return "how surely is not known"
     apart = [str(n) for n, (low, _) in zip(sizes, ends) if low > 0]
-    where = f"at n = {' and '.join(apart)} alone" if apart else "at none of these"
+    where = f"at n = {', '.join(apart)} alone" if apart else "at none of these"
     where = "at each of these" if len(apart) == len(sizes) else where
     digits = min(decimals(low, high) for low, high in ends)
     leads = [

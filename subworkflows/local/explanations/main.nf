@@ -19,7 +19,7 @@ workflow EXPLANATIONS {
     codes // map: process -> digest of its library code
 
     main:
-    looked = sweep.filter { path -> readJson(path).evaluate.explained > 0 }
+    looked = sweep.filter { path -> readJson(path).evaluate?.explained != 0 }
     SELECT(looked, summary, rounds, stores, encoders, models, validation, codes.SELECT)
     selected = SELECT.out.selected.map { path -> settle(workflow.workDir, path) }
 
