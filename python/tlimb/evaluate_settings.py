@@ -69,6 +69,8 @@ class Evaluate(Settings):
             raise ValueError("`harmonise` is part of what `probe` measures; expected `\"probe\": true` beside it")
         if self.keeping and self.harmonise is None:
             raise ValueError("`keeping` says what harmonising keeps; expected `harmonise`, a label column, beside it")
+        if self.explain and not self.explained:
+            raise ValueError("`explained` is 0, so no method of `explain` would run; expected a number of scans")
         return self
 
 

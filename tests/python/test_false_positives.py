@@ -77,7 +77,8 @@ SEEDS_AND_FOLDS = [pytest.param(3, 1, marks=LONG), (1, 5), pytest.param(2, 5, ma
 def test_the_paired_bootstrap_over_seeds_and_folds_rarely_finds_what_is_not_there(runs, metric, seeds, folds):
     measure = Measure(metric, "classification", 399, 0.95, 0)
     found = share(runs[0], lambda rng: paired_difference(equal_trials(rng, seeds, folds), measure)["p"] < 0.05)
-    assert found <= max(runs[1], 0.07)  # of areas over three seeds it is a little above 0.06
+    bound = max(runs[1], 0.07) if (metric, seeds) == ("auroc", 3) else runs[1]
+    assert found <= bound  # of areas over three seeds 0.066 here, 0.053 in 2,000 others
 
 
 @pytest.mark.parametrize(("seeds", "folds"), SEEDS_AND_FOLDS)

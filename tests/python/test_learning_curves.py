@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 
 from tlimb.config import Objective, Split, Stage
+from tlimb.evaluation.bootstrap import interval
 from tlimb.evaluation.metrics import metric
 from tlimb.files import digest, write_json, write_parquet
 from tlimb.parse import parse
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.crossings import crossing, last_change
-from tlimb.ranking.learning_curves import _told, by_replicate, choose, learning_curves
+from tlimb.ranking.learning_curves import _drawn_from, _means, _told, by_replicate, choose, learning_curves
 from tlimb.ranking.next_runs import next_runs
 from tlimb.ranking.power_law import describe_curve, fit_power_law, lack_of_fit, power_law
 from tlimb.ranking.results import Results
@@ -204,7 +205,7 @@ def write_trial(folder, spec: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Results:
-    """Two strategies, two learning rates, three sizes and four replicates, of which one trial failed."""
+    """Two strategies, two learning rates, three sizes and five replicates, of which one trial failed."""
     folder, trials = tmp_path_factory.mktemp("curves"), []
     data = {"labelled": {"cohort": ["clinic"]}}
     for strategy, rate, n in product(SKILL, (0.001, 0.1), (20, 40, 80)):
@@ -212,7 +213,7 @@ def results(tmp_path_factory) -> Results:
         stage["optimizer"] = {"class_path": "AdamW", "init_args": {"lr": rate}}
         stage["objective"] = Objective().model_dump()
         stages = [Stage.model_validate(stage).model_dump()]
-        for split in resolved(Split(n=n, replicates=4).model_dump()):
+        for split in resolved(Split(n=n, replicates=5).model_dump()):
             spec = {"architecture": {"class_path": "ResNet", "init_args": {}}, "seed": 0}
             spec |= {"split": split, "stages": stages}
             trials.append(write_trial(folder, spec))
@@ -250,12 +251,12 @@ def outcomes(results: Results, strategy: str, n: int, replicate: int) -> list[tu
 def test_each_point_is_the_mean_of_test_scores_of_the_models_best_on_validation(results, curves):
     for curve in curves["curves"]:
         for point in curve["points"]:
-            best = [min(outcomes(results, curve["strategy"], point["n"], replicate)) for replicate in range(4)]
+            best = [min(outcomes(results, curve["strategy"], point["n"], replicate)) for replicate in range(5)]
             expected = [one[2] for one in best]
             assert point["mean"] == pytest.approx(np.mean(expected))
             assert point["sd"] == pytest.approx(np.std(expected, ddof=1))
             assert point["validation"] == pytest.approx(np.mean([-one[0] for one in best]))
-            assert point["low"] <= point["mean"] <= point["high"] and sum(point["chosen"].values()) == 4
+            assert point["low"] <= point["mean"] <= point["high"] and sum(point["chosen"].values()) == 5
 
 
 def test_a_model_that_shines_on_test_alone_is_not_chosen(results):
@@ -281,9 +282,28 @@ def test_the_crossing_of_two_strategies_is_placed(curves):
 def test_who_is_ahead_at_every_size_is_said_with_how_surely(ends, said):
     row = {"first": "a", "second": "b", "n": None}
     turned = [(None, None) if low is None else (-high, -low) for low, high in ends]
-    assert said in _told(row, [20, 80], np.array([-0.05, -0.2]), turned, 0.95)
-    assert said.replace("b is ahead of a", "a is ahead of b") in _told(row, [20, 80], np.array([0.05, 0.2]), ends, 0.95)
-    assert _told(row, [20, 80], np.array([0.0, 0.2]), ends, 0.95) == "a and b do not cross"
+    assert said in _told(row, [20, 80], np.array([-0.05, -0.2]), turned, 0.95, 10)
+    assert said.replace("b is ahead of a", "a is ahead of b") in _told(row, [20, 80], np.array([0.05, 0.2]), ends, 0.95, 10)
+    assert _told(row, [20, 80], np.array([0.0, 0.2]), ends, 0.95, 10) == "a and b do not cross"
+
+
+def test_of_few_samples_it_is_not_said_how_surely_one_is_ahead():
+    row, ends = {"first": "a", "second": "b", "n": None}, [(0.1, 0.2), (0.1, 0.2)]
+    said = "a is ahead of b at every n from 20 to 80; 4 samples of each size are too few to say how surely"
+    assert _told(row, [20, 80], np.array([0.15, 0.15]), ends, 0.95, 4) == said
+
+
+@pytest.mark.parametrize("samples", [5, pytest.param(10, marks=pytest.mark.long)])
+def test_points_of_few_samples_have_intervals_that_hold_the_truth(samples):
+    """Scores that differ by their training sample alone, of 40 persons; 95 % intervals of their mean."""
+    held, runs = 0, 200
+    for run in range(runs):
+        random = np.random.default_rng([3, run])
+        own = random.normal(0, 0.05, samples)[None, None, :, None] + random.normal(0, 0.005, (1, 1, samples, 301))
+        means = _means(own, run)[0, 0, 1:]
+        low, high = interval(means, 0.95, _drawn_from(samples, 40))
+        held += low <= 0 <= high
+    assert held / runs >= 0.89
 
 
 def test_the_intervals_say_how_often_people_were_drawn(curves):

@@ -109,6 +109,12 @@ def test_a_drawn_argument_of_a_term_is_named_where_one_candidate_alone_has_the_t
     assert searched_names(document, space, points) == names
 
 
+def test_a_weight_that_moves_is_one_value_of_what_a_space_varies(document):
+    ramp = {"ramp": "linear", "start": 0, "end": 1}
+    space = {"stages.finetune.objective": [{"primary_weight": 1}, {"primary_weight": ramp}]}
+    assert varied_paths(space, ["pretrain", "finetune"]) == {("finetune", "objective", "primary_weight")}
+
+
 PATHS = [("optimizer",), ("optimizer", "momentum"), ("batch_size",)]
 
 

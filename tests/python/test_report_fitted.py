@@ -71,15 +71,16 @@ def test_the_page_tells_temperatures_at_their_limit(made):
 
 def test_constant_predictions_are_named_where_the_interval_would_stand(made):
     tree, results, ranking = made
-    assert "Constant predictions" not in page_of(results, ranking)
+    assert "no interval" not in page_of(results, ranking)
     best = ranking.candidates[0]
     for trial in best["trials"]:
         path = tree["scores"] / trial["id"] / "predictions-test.parquet"
         pd.read_parquet(path).assign(prediction=1.0).to_parquet(path)
     results = read_results(**tree)
     page = page_of(results, rank(results))
-    assert page.count("constant predictions: no interval") == 3  # the answer's figure, the ranking's dots and its table
-    assert "Constant predictions: no interval. " + best["name"] in page
+    said = "no interval: its predictions are the same for everybody"
+    assert page.count(said) == 4  # the answer's figure, the ranking's dots, its table and a line below it
+    assert f"{best['name']}: {said}. That is no certainty." in page
 
 
 def test_agreement_that_is_nowhere_known_is_one_sentence(made):

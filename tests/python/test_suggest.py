@@ -326,6 +326,17 @@ def test_a_pack_of_several_splits_has_the_rows_of_each_and_their_classes_alone(d
             assert facts[0]["labels"] == facts[1]["labels"]
 
 
+def test_packs_stay_as_they_are_where_samples_are_added(document, table, labels, recipes):
+    document["search"]["space"]["split.n"] = [4, 6]
+
+    def packs_of(replicates: int) -> list[list[str]]:
+        document["split"]["replicates"] = replicates
+        return [[trial["id"] for trial in pack] for pack in packs(propose(document, table, labels, recipes), 4)]
+
+    before, after = packs_of(4), packs_of(5)
+    assert len(before) > 4 and all(pack in after for pack in before if len(pack) == 4)
+
+
 def pack_of(folder) -> list[dict]:
     return read_json(folder / "job.json").get("trials", [])
 

@@ -84,18 +84,20 @@ def _constant(test: dict[str, Tables]) -> list[str]:
 
 
 def no_interval(tables: list[pd.DataFrame], measure: Measure) -> str:
-    """Why the mean score on these prediction tables has no interval; empty where that is not known."""
+    """Why the mean score on these prediction tables has no interval."""
     if measure.metric in WITHOUT_INTERVAL:
         return f"samples of the persons do not tell how sure a {WORDS[measure.metric]} is"
-    if constant(tables):
+    if _constant_for(measure.metric, tables):
         return "its predictions are the same for everybody"
     if len(persons_of(tables)) == 1:
         return "there is only one person"
-    return ""
+    return "every sample of these persons gives the same value"
 
 
-def constant(tables: list[pd.DataFrame]) -> bool:
-    """Does each of these models predict the same for everybody?"""
+def _constant_for(metric: str, tables: list[pd.DataFrame]) -> bool:
+    """Does each of these models predict the same for everybody, as far as the metric looks?"""
+    if metric.endswith(("auroc", "auprc")):
+        return all(_says_one_thing(table) for table in tables)
     return all(table["prediction"].nunique() == 1 for table in tables)
 
 

@@ -28,16 +28,19 @@ from itertools import combinations
 
 import numpy as np
 
-from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
+from tlimb.evaluation.bootstrap import interval, person_bootstrap
 from tlimb.evaluation.metrics import DIRECTIONS, WITHOUT_INTERVAL, prediction_arrays, weighted_metric
 from tlimb.ranking.answer import decimals, number_text, range_text
 from tlimb.ranking.compare import Measure, persons_of
 from tlimb.ranking.crossings import crossing
 from tlimb.ranking.next_runs import next_runs
-from tlimb.ranking.power_law import describe_curve
+from tlimb.ranking.power_law import LEAST_REPLICATES, describe_curve
 from tlimb.ranking.results import KEY, Results, key_of
 from tlimb.ranking.selection import preference
 from tlimb.seeds import seed_for
+
+FEWEST = 5
+"""Training samples of a size that an interval needs, if they are not one: percentiles of fewer cover far too little."""
 
 UNIT = tuple(name for name in KEY if name != "seed")
 """What tells training samples apart; seeds of one sample are averaged."""
@@ -58,7 +61,9 @@ def learning_curves(results: Results, candidates: list[dict], target: str, measu
     strategies, units = sorted({place[0] for place in chosen}), sorted({place[2] for place in chosen}, key=str)
     scores, persons = _scores(results, chosen, strategies, sizes, units, target, measure)
     means = _means(scores, measure.seed)
-    limits = measure.confidence, persons if len(units) == 1 else None
+    if 1 < len(units) < FEWEST:
+        means[:, :, 1:] = np.nan
+    limits = measure.confidence, _drawn_from(len(units), persons)
     curves = [
         {"strategy": name, "points": _points(name, sizes, units, chosen, scores[i], means[i], limits)}
         for i, name in enumerate(strategies)
@@ -74,7 +79,7 @@ def learning_curves(results: Results, candidates: list[dict], target: str, measu
         "replicates": len(units),
         "interval": _speaks_of(len(units), scores.shape[3] - 1),
         "curves": curves,
-        "crossings": _crossings(strategies, sizes, means, limits, measure),
+        "crossings": _crossings(strategies, sizes, means, limits, measure, len(units)),
     }
 
 
@@ -83,6 +88,8 @@ def _n(row: dict) -> int | None:
 
 
 def _speaks_of(units: int, draws: int) -> str:
+    if 1 < units < FEWEST:
+        return f"none: {units} training samples of each size do not tell how much another one would change"
     if units > 1:
         return f"other training samples and other test persons, drawn {draws} times"
     return f"other test persons, drawn {draws} times; there is one training sample of each size"
@@ -137,6 +144,14 @@ def _values(table, persons: np.ndarray, weights: np.ndarray, measure: Measure) -
     return weighted_metric(measure.metric, *prediction_arrays(table, measure.kind, measure.metric), weights[:, codes])
 
 
+def _drawn_from(samples: int, persons: int) -> int | None:
+    """How many an interval's percentiles are expanded for: of persons alone, or of few samples, which the persons'
+    share can't make up for; none where samples and persons are both drawn and many, which is wide enough by itself."""
+    if samples == 1:
+        return persons
+    return min(samples, persons) if samples < LEAST_REPLICATES else None
+
+
 def _means(scores: np.ndarray, seed: int) -> np.ndarray:
     """Means over training samples (strategies, sizes, 1 + draws): of all, then of drawn samples and drawn persons."""
     units, draws = scores.shape[2], scores.shape[3] - 1
@@ -153,7 +168,7 @@ def _points(name: str, sizes: list, units: list, chosen: dict, scores: np.ndarra
     for k, n in enumerate(sizes):
         found = [chosen[name, n, unit] for unit in units if (name, n, unit) in chosen]
         own = scores[k, :, 0][np.isfinite(scores[k, :, 0])]
-        low, high = percentile_interval(means[k, 1:], *limits) if len(own) else (None, None)
+        low, high = interval(means[k, 1:], *limits) if len(own) else (None, None)
         points.append({
             "n": n, "mean": float(means[k, 0]) if len(own) else None,
             "sd": float(own.std(ddof=1)) if len(own) > 1 else None, "low": low, "high": high,
@@ -180,7 +195,9 @@ def by_replicate(values: np.ndarray, units: list[tuple]) -> np.ndarray:
     return np.stack([values[:, columns].mean(1) for columns in own])
 
 
-def _crossings(strategies: list, sizes: list, means: np.ndarray, limits: tuple, measure: Measure) -> list[dict]:
+def _crossings(
+    strategies: list, sizes: list, means: np.ndarray, limits: tuple, measure: Measure, units: int
+) -> list[dict]:
     sign, rows = (1 if DIRECTIONS[measure.metric] == "max" else -1), []
     for i, j in combinations(range(len(strategies)), 2):
         difference = sign * (means[i] - means[j])
@@ -191,13 +208,14 @@ def _crossings(strategies: list, sizes: list, means: np.ndarray, limits: tuple, 
         found = crossing(tried, difference[kept, 0], difference[kept, 1:].T, measure.confidence)
         empty = dict.fromkeys(("first_ahead", "n", "low", "high", "share"))
         row = {"first": strategies[i], "second": strategies[j]} | (found or empty)
-        ends = [percentile_interval(difference[k, 1:], *limits) for k in kept]
-        rows.append(row | {"text": _told(row, tried, difference[kept, 0], ends, measure.confidence)})
+        ends = [interval(difference[k, 1:], *limits) for k in kept]
+        rows.append(row | {"text": _told(row, tried, difference[kept, 0], ends, measure.confidence, units)})
     return rows
 
 
-def _told(row: dict, sizes: list, difference: np.ndarray, ends: list[tuple], confidence: float) -> str:
-    """What is said of two curves. difference: (K,) first minus second, larger better; ends: its interval at each n."""
+def _told(row: dict, sizes: list, difference: np.ndarray, ends: list[tuple], confidence: float, units: int) -> str:
+    """What is said of two curves. difference: (K,) first minus second, larger better; ends: its interval at each n;
+    units: samples of each size."""
     one, two = row["first"], row["second"]
     if row["n"] is None:
         if not ((difference > 0).all() or (difference < 0).all()):
@@ -206,9 +224,13 @@ def _told(row: dict, sizes: list, difference: np.ndarray, ends: list[tuple], con
             one, two, difference = two, one, -difference
             ends = [(None, None) if low is None else (-high, -low) for low, high in ends]
         said = f"{one} is ahead of {two} at every n from {sizes[0]} to {sizes[-1]}"
+        if 1 < units < LEAST_REPLICATES:
+            return f"{said}; {units} samples of each size are too few to say how surely"
         return f"{said}, {_how_surely(sizes, difference, ends, confidence)}"
     later, earlier = (one, two) if row["first_ahead"] == "above" else (two, one)
     said = f"{later} stays ahead of {earlier} from n = {row['n']:.0f} on"
+    if row["share"] is None:
+        return f"{said}; {units} samples of each size are too few to say how surely"
     if row["low"] is None and row["high"] is None:
         return f"{said}, which other training samples and persons do not settle: it may lie beyond the sizes either way"
     low = f"{row['low']:.0f}" if row["low"] is not None else f"below {sizes[0]}"

@@ -71,7 +71,7 @@ def _sections(results: Results, ranking: Ranking) -> dict:
         "facts": headline.facts(ranking),
         "budgets": len({row.get("budget") for row in ranking.candidates}) > 1,
         "filters": headline.filters(ranking),
-        "no_interval": headline.no_interval(results, ranking),
+        "no_interval": headline.no_interval(results, ranking, measure),
         "dots": headline.dots(results, ranking),
         "comparisons": headline.comparisons(ranking),
         "friedman": headline.friedman(ranking),

@@ -60,6 +60,8 @@ def _collect(found: dict[Path, list[str]], path: Path, value) -> None:
             found.setdefault(path, []).extend(map(canonical_json, value[kind]))
         for variant in value.get("variants", []):
             _collect(found, path, variant)
+    elif isinstance(value, dict) and "ramp" in value:
+        found.setdefault(path, []).append(canonical_json(value))
     elif isinstance(value, dict):
         if value.get("class_path") is not None:
             found.setdefault(path, []).append(canonical_json(class_name(value)))

@@ -55,8 +55,14 @@ def packs(proposal: Proposal, size: int) -> list[list[dict]]:
         data = stage["data"]["recipe"], held[trial["split"]], known
         training = stage["trainer"]["devices"], trial["spec"]["seed"], trial["budget"], trial.get("continues")
         groups.setdefault((*data, *training, trial["init"] == ""), []).append(trial)
-    ordered = [sorted(group, key=lambda trial: trial["split"]) for group in groups.values()]
+    ordered = [sorted(group, key=_sample) for group in groups.values()]
     return [group[i : i + size] for group in ordered for i in range(0, len(group), size)]
+
+
+def _sample(trial: dict) -> tuple[int, int, str]:
+    """The order of samples within packs: more of them, or larger ones, come last, so that what is there is kept."""
+    split = trial["spec"]["split"]
+    return split.get("replicate") or 0, split.get("n") or 0, trial["split"]
 
 
 def _held_out(splits: pd.DataFrame) -> dict[str, str]:

@@ -55,7 +55,7 @@ def signs_of(results: Path, trace: Trace | None, written: Iterable[float], now: 
     ended = None not in (traced, drawn) and drawn >= traced
     newest = max([*written, *(time for time in (traced, drawn) if time is not None)], default=None)
     tasks, failures = (trace.tasks, trace.failures) if trace else ([], [])
-    final = [one for one in failures if ended or one.status not in RETRIED]
+    final = [one for one in failures if one.status not in RETRIED] or (failures if ended else [])
     return Signs(
         ended,
         any(task.process == LAST for task in tasks),

@@ -12,7 +12,7 @@ def farewell(workflow, outdir) {
     def ranking = file("${outdir}/ranking/ranking.json")
     if (workflow.success && ranking.exists()) {
         def found = readJson(ranking)
-        def said = [found.answer, *(found.cautions ?: [])].join('\n')
+        def said = ([found.answer] + (found.cautions ?: [])).join('\n')
         println("\n${said}\n${failedTrials(found)}Report: ${file(outdir)}/ranking/report.html")
     }
     else if (!workflow.success) {

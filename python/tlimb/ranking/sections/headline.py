@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from tlimb.evaluation.metrics import DIRECTIONS, METRICS, WITHOUT_INTERVAL
+from tlimb.ranking import cautions
 from tlimb.ranking.answer import WORDS, decimals, is_scratch, rival, verdict
-from tlimb.ranking.cautions import constant
 from tlimb.ranking.compare import Measure, mean_with_interval
 from tlimb.ranking.figures import axis
 from tlimb.ranking.rank import Ranking
@@ -118,13 +118,13 @@ def friedman(ranking: Ranking) -> dict | None:
     return found | {"axis": axis([1.0, float(len(rows))]), "bars": [bar for bar in bars if len(bar["names"]) > 1]}
 
 
-def no_interval(results: Results, ranking: Ranking) -> dict[str, str]:
-    """Selected candidate -> why its test score has no interval, for those that say one class or number of everybody."""
+def no_interval(results: Results, ranking: Ranking, measure: Measure) -> dict[str, str]:
+    """Selected candidate -> why its test score has no interval, where it lacks one that its metric could have."""
     found = {}
     for row in ranking.selected():
         if row["test_mean"] is not None and row["test_low"] is None and ranking.metric not in WITHOUT_INTERVAL:
-            if constant(_tables(results, row, "test", ranking.target)):
-                found[row["candidate"]] = "constant predictions: no interval"
+            reason = cautions.no_interval(_tables(results, row, "test", ranking.target), measure)
+            found[row["candidate"]] = f"no interval: {reason}"
     return found
 
 
