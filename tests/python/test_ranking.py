@@ -19,7 +19,7 @@ from tlimb.ranking.answer import answer, decimals, number_text, verdict
 from tlimb.ranking.compare import Measure, grouped_mean, mean_with_interval, paired_difference
 from tlimb.ranking.effects import marginal_means
 from tlimb.ranking.figures import axis, curves, loss_axis
-from tlimb.ranking.names import candidate_names, pretraining_names, strategy_of, trial_name
+from tlimb.ranking.names import candidate_names, encoder_names, pretraining_names, strategy_of, trial_name
 from tlimb.ranking.quality import outliers, summary
 from tlimb.ranking.rank import COLUMNS, rank
 from tlimb.ranking.results import read_results
@@ -118,6 +118,16 @@ def test_pretrainings_are_named_by_stage_and_difference():
         lines[str(epochs)] = {"parent": "", "stage": "pretrain", "spec": spec}
     assert pretraining_names(lines) == {"5": "pretrain, epochs 5", "10": "pretrain, epochs 10"}
     assert pretraining_names({"5": lines["5"]}) == {"5": "pretrain"}
+
+
+def test_encoders_that_differ_in_their_seed_are_named_by_it():
+    spec = {"architecture": {"class_path": "SFCN"}, "stage": {"name": "pretrain", "epochs": 5}}
+    line = {"parent": "", "stage": "pretrain", "spec": spec}
+    lines = [line | {"id": f"{seed:012d}", "seed": seed} for seed in (0, 1)]
+    assert list(encoder_names(lines).values()) == ["pretrain, seed 0", "pretrain, seed 1"]
+    assert list(encoder_names(lines[:1]).values()) == ["pretrain"] and encoder_names([]) == {}
+    again = lines[0] | {"id": "a" * 12, "parent": "b" * 12}
+    assert list(encoder_names([lines[0], again]).values()) == ["pretrain, seed 0 (000000)", "pretrain, seed 0 (aaaaaa)"]
 
 
 def test_candidates_stand_in_the_order_of_their_mean_on_validation(ranking):

@@ -54,6 +54,26 @@ def pretraining_names(pretrainings: dict[str, dict]) -> dict[str, str]:
     return {key: ", ".join(filter(None, [stages[key], name])) for key, name in names.items()}
 
 
+def pretraining_groups(pretrainings: list[dict]) -> dict[str, list[dict]]:
+    """Name -> lines of pretrainings.jsonl that differ in nothing but their seed and what they start from."""
+    grouped: dict[str, list[dict]] = {}
+    for line in pretrainings:
+        grouped.setdefault(canonical_json([line["spec"]["architecture"], line["spec"]["stage"]]), []).append(line)
+    names = pretraining_names({key: lines[0] for key, lines in grouped.items()})
+    return {names[key]: lines for key, lines in grouped.items()}
+
+
+def encoder_names(pretrainings: list[dict]) -> dict[str, str]:
+    """Id -> a name for each line of pretrainings.jsonl, its seed among it where there are several."""
+    found = {}
+    for name, lines in pretraining_groups(pretrainings).items():
+        seeds = [line["seed"] for line in lines]
+        for line in lines:
+            said = f"{name}, seed {line['seed']}" if len(lines) > 1 else name
+            found[line["id"]] = said if seeds.count(line["seed"]) == 1 else f"{said} ({line['id'][:6]})"
+    return found
+
+
 def trial_name(trial: dict) -> str:
     """What tells a trial of ranking.json from the others of its candidate: `seed 0`, `seed 0, fold 2, replicate 11`."""
     parts = [("seed", trial["seed"]), ("repeat", trial["repeat"] or None), ("fold", trial["fold"])]

@@ -11,7 +11,7 @@ import tlimb
 from tlimb.ranking import quality
 from tlimb.ranking.answer import WORDS
 from tlimb.ranking.montages import pictures
-from tlimb.ranking.names import trial_name
+from tlimb.ranking.names import pretraining_groups, trial_name
 from tlimb.ranking.rank import Ranking
 from tlimb.ranking.results import Results
 from tlimb.ranking.sections import headline, people, sizes, training
@@ -62,7 +62,7 @@ def render(
 
 def _sections(results: Results, ranking: Ranking) -> dict:
     """What the templates draw of scores and trainings, a key a part; null where there is nothing to show."""
-    measure, groups = ranked_measure(results)[1], training.pretraining_groups(results)
+    measure, groups = ranked_measure(results)[1], pretraining_groups(results.pretrainings)
     word = WORDS[ranking.metric]
     return {
         "measure": measure,

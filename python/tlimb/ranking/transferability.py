@@ -25,7 +25,7 @@ import numpy as np
 from tlimb.evaluation.metrics import DIRECTIONS
 from tlimb.files import read_json
 from tlimb.ranking.compare import Measure
-from tlimb.ranking.names import pretraining_names, strategy_of
+from tlimb.ranking.names import encoder_names, strategy_of
 from tlimb.ranking.results import Results
 from tlimb.scores import value_of
 
@@ -43,7 +43,7 @@ def transferability(results: Results, selected: list[dict], target: str, measure
     if not probes:
         return None
     reached = fine_tuned(results, target, measure)
-    names = pretraining_names({line["id"]: line for line in results.pretrainings}) if results.pretrainings else {}
+    names = encoder_names(results.pretrainings)
     encoders = [_row(identity, kind, rows, reached, names) for (identity, kind), rows in _by_encoder(probes).items()]
     encoders.sort(key=lambda row: (not row["random"], row["name"], row["id"]))
     known = [name for name in SCORES if any(row["scores"].get(name) is not None for row in encoders)]

@@ -1,10 +1,9 @@
 """Training histories of what was selected and of pretrainings, and what pretrainings score by themselves."""
 
 from tlimb.evaluation.metrics import DEFAULT
-from tlimb.files import digest
 from tlimb.ranking.answer import WORDS, decimals
 from tlimb.ranking.figures import curves
-from tlimb.ranking.names import pretraining_names, trial_name
+from tlimb.ranking.names import trial_name
 from tlimb.ranking.rank import Ranking
 from tlimb.ranking.results import Results
 
@@ -16,16 +15,6 @@ def model_curves(results: Results, ranking: Ranking) -> list[dict]:
         histories = {trial_name(trial): results.model_history(trial["id"]) for trial in row["trials"]}
         panels.append(_panel(row["name"], histories))
     return [panel for panel in panels if panel]
-
-
-def pretraining_groups(results: Results) -> dict[str, list[dict]]:
-    """Name -> lines of pretrainings that differ in nothing but their seed and what they start from."""
-    grouped: dict[str, list[dict]] = {}
-    for line in results.pretrainings:
-        key = digest([line["spec"]["architecture"], line["spec"]["stage"]])
-        grouped.setdefault(key, []).append(line)
-    names = pretraining_names({key: lines[0] for key, lines in grouped.items()})
-    return {names[key]: lines for key, lines in grouped.items()}
 
 
 def encoder_curves(groups: dict[str, list[dict]], results: Results, most: int) -> list[dict]:
