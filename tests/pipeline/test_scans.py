@@ -96,6 +96,7 @@ def nested(nextflow, demo_cohort, tmp_path_factory):
     return nextflow(folder, "--params-file", "sweep.json", "--trials_per_task", 8)
 
 
+@pytest.mark.long
 def test_nested_folds_of_roots_and_label_tables_give_an_estimate_of_the_whole_selection(nested):
     assert nested.status == 0, nested.text
     trials = trials_of(nested)
@@ -113,6 +114,7 @@ def test_nested_folds_of_roots_and_label_tables_give_an_estimate_of_the_whole_se
     assert all(len(tested) == 1 for tested in outer.values()) and not set.intersection(*(set(*each) for each in outer.values()))
 
 
+@pytest.mark.long
 def test_time_series_from_tables_and_images_with_an_atlas_of_ones_own_end_with_an_answer(nextflow, tmp_path):
     import nibabel
 
