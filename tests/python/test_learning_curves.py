@@ -293,6 +293,15 @@ def test_of_few_samples_it_is_not_said_how_surely_one_is_ahead():
     assert _told(row, [20, 80], np.array([0.15, 0.15]), ends, 0.95, 4) == said
 
 
+@pytest.mark.parametrize(
+    ("samples", "said"), [(4, "4 samples of each size are too few to say how surely"), (10, "how surely is not known")]
+)
+def test_a_crossing_without_an_interval_says_the_true_reason(samples, said):
+    row = {"first": "a", "second": "b", "n": 30.0, "first_ahead": "above", "low": None, "high": None, "share": None}
+    told = _told(row, [20, 80], np.array([-0.1, 0.1]), [(None, None)] * 2, 0.95, samples)
+    assert told == f"a stays ahead of b from n = 30 on; {said}"
+
+
 @pytest.mark.parametrize("samples", [5, pytest.param(10, marks=pytest.mark.long)])
 def test_points_of_few_samples_have_intervals_that_hold_the_truth(samples):
     """Scores that differ by their training sample alone, of 40 persons; 95 % intervals of their mean."""

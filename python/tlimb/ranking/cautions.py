@@ -91,7 +91,7 @@ def no_interval(tables: list[pd.DataFrame], measure: Measure) -> str:
         return "its predictions are the same for everybody"
     if len(persons_of(tables)) == 1:
         return "there is only one person"
-    return "every sample of these persons gives the same value"
+    return "samples of these persons give one value only, or mostly none"
 
 
 def _constant_for(metric: str, tables: list[pd.DataFrame]) -> bool:

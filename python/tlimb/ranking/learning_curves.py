@@ -230,7 +230,8 @@ def _told(row: dict, sizes: list, difference: np.ndarray, ends: list[tuple], con
     later, earlier = (one, two) if row["first_ahead"] == "above" else (two, one)
     said = f"{later} stays ahead of {earlier} from n = {row['n']:.0f} on"
     if row["share"] is None:
-        return f"{said}; {units} samples of each size are too few to say how surely"
+        few = f"{units} samples of each size are too few to say how surely"
+        return f"{said}; {few if 1 < units < FEWEST else 'how surely is not known'}"
     if row["low"] is None and row["high"] is None:
         return f"{said}, which other training samples and persons do not settle: it may lie beyond the sizes either way"
     low = f"{row['low']:.0f}" if row["low"] is not None else f"below {sizes[0]}"
