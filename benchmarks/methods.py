@@ -7,7 +7,9 @@ python benchmarks/methods.py table results/methods   differences to the baseline
 methods/ is made by `tlimb demo-cohort methods --scans 1500 --seed 2`.
 """
 
+import re
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,42 +26,163 @@ from tlimb.search.space import candidate_of, expand, grid
 from tlimb.seeds import seed_for
 
 SWEEPS = Path("assets/sweeps/methods")
-METRICS = ("balanced_accuracy", "auroc")
 FEW, DRAWS = 40, 3
 CONFOUNDED = 0.9
+RARE = 6
 
 
 @dataclass(frozen=True)
 class Study:
     """A setting and what is compared in it.
 
-    baselines: what a candidate of the sweep claims to beat, by the candidate's own name, "" for all others; a name is
-    that of the ranking, or <sweep>: <name> where another sweep has it. oracle: a candidate that knows what others do
-    not.
+    methods: a name for each variant of the sweep's space, in its order. baselines: what a method claims to beat, one or
+    several, by the method's own name, "" for all others; a name is a method's, or <sweep>: <name> where another sweep
+    has it. oracle: a method that knows what others do not, of another sweep. target: what is asked for.
     """
 
     setting: str
-    baselines: dict[str, str]
-    oracle: str | None = None
+    methods: tuple[str, ...]
+    baselines: dict[str, tuple[str, ...]]
+    oracle: str
+    target: str = "diagnosis"
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """Metric -> its name in the table."""
+        if self.target == "age":
+            return {"mae": "mean absolute error, years", "r": "correlation"}
+        return {"balanced_accuracy": "balanced accuracy", "auroc": "area under the curve"}
+
+    @property
+    def kind(self) -> str:
+        """Of the target."""
+        return "regression" if self.target == "age" else "classification"
+
+
+def _tuned(*pretrained: str) -> tuple[str, ...]:
+    """Two names for each way to pretrain: all of the network tuned, and a head on the frozen encoder."""
+    return tuple(f"{how} after {name}" for name in pretrained for how in ("full", "frozen"))
 
 
 STUDIES = {
-    "keeping": Study(
-        "Keeping what was learned: pretrained on the age of 720 people, fine-tuned on 40",
-        {"full": "scratch", "frozen": "scratch", "": "full"},
-    ),
-    "self-supervised": Study("Pretrained on 720 people without labels, fine-tuned on 40", {"": "scratch"}),
-    "masked-vit": Study("The same with a vision transformer", {"": "scratch"}),
-    "semi-supervised": Study("40 people with labels beside 240 without", {"": "full"}),
-    "adaptation": Study(
-        "Trained at one site, tested at another", {"": "full"}, oracle="adaptation-oracle: full"
-    ),
     "confounded": Study(
-        "The diagnosis goes with the site in 90 % of those who train and validate, and not in those tested",
-        {"": "full"},
+        "A confounded label",
+        (
+            "no term",
+            "AdversarialRemoval",
+            "AdversarialRemoval within controls",
+            "CorrelationPenalty",
+            "CorrelationPenalty within controls",
+            "CorrelationPenalty of features",
+            "CorrelationPenalty by distance, of features",
+            "CorrelationPenalty by distance, of features, within controls",
+            "no term, last weights",
+            "AdversarialRemoval within controls, last weights",
+            "CorrelationPenalty within controls, last weights",
+        ),
+        {
+            "": ("no term",),
+            "no term, last weights": ("no term",),
+            "AdversarialRemoval within controls, last weights": ("no term, last weights",),
+            "CorrelationPenalty within controls, last weights": ("no term, last weights",),
+        },
         oracle="confounded-oracle: full",
     ),
-    "multitask": Study("Age and sex learned beside the diagnosis of 160", {"": "multitask-alone: scratch"}),
+    "adaptation": Study(
+        "Another site",
+        ("source alone", "both sites in batch norm", "DANN", "CDAN", "MMD", "DeepCORAL", "MDD"),
+        {"": ("source alone", "both sites in batch norm"), "both sites in batch norm": ("source alone",)},
+        oracle="adaptation-oracle: full",
+    ),
+    "semi-supervised": Study(
+        "Many without labels",
+        (
+            "labelled alone",
+            "all scans in batch norm",
+            "Reconstruction",
+            "RotationPrediction",
+            "TransformConsistency",
+            "MeanTeacher",
+            "FixMatch",
+        ),
+        {"": ("labelled alone",), "Reconstruction": ("labelled alone", "all scans in batch norm")},
+        oracle="all-labels: full",
+    ),
+    "keeping": Study(
+        "Small n: keeping what was learned",
+        (
+            "scratch",
+            "full",
+            "frozen",
+            "L2SP",
+            "DELTA",
+            "EWC",
+            "FeatureDistillation",
+            "FeatureDistillation of outputs",
+            "BSS",
+            "CoTuning",
+            "StochNorm",
+        ),
+        {"full": ("scratch",), "frozen": ("scratch",), "": ("full",)},
+        oracle="all-labels: full",
+    ),
+    "imbalance": Study(
+        "Rare patients",
+        (
+            "CrossEntropy",
+            "CrossEntropy, balanced weights",
+            "Focal",
+            "Focal, balanced weights",
+            "CrossEntropy, smoothed labels",
+        ),
+        {"": ("CrossEntropy",)},
+        oracle="imbalance-oracle: full",
+    ),
+    "multitask": Study(
+        "Several tasks",
+        ("plain mean", "WeightedSum", "UncertaintyWeighting", "GradNorm", "PCGrad"),
+        {"": ("multitask-alone: scratch",)},
+        oracle="all-labels: scratch",
+    ),
+    "self-supervised": Study(
+        "Pretraining without labels",
+        (
+            "scratch",
+            *_tuned("SimCLR", "VICReg", "BarlowTwins", "BYOL", "YAware", "Reconstruction", "Reconstruction, masked"),
+            *_tuned("RotationPrediction", "TransformPrediction"),
+        ),
+        {"": ("scratch",)},
+        oracle="all-labels: scratch",
+    ),
+    "masked-vit": Study(
+        "Masked autoencoding",
+        ("scratch", *_tuned("MaskedAutoencoder")),
+        {"": ("scratch",)},
+        oracle="masked-vit-oracle: scratch",
+    ),
+    "autoencoders": Study(
+        "Autoencoders",
+        (
+            "CAE, scratch",
+            *_tuned("CAE", "CAE with L1Weights", "CAE with L1Code"),
+            "SRCAE, scratch",
+            *_tuned("SRCAE"),
+            "VAE, scratch",
+            *_tuned("VAE"),
+        ),
+        {"": ("CAE, scratch",)}
+        | {name: ("SRCAE, scratch",) for name in _tuned("SRCAE")}
+        | {name: ("VAE, scratch",) for name in _tuned("VAE")}
+        | {"SRCAE, scratch": (), "VAE, scratch": ()},
+        oracle="autoencoders-oracle: CAE",
+    ),
+    "ages": Study(
+        "Losses of a quantity: age",
+        ("MeanSquaredError", "MeanAbsoluteError", "Huber", "SoftBins"),
+        {"": ("MeanSquaredError",)},
+        oracle="ages-oracle: scratch",
+        target="age",
+    ),
 }
 
 
@@ -73,14 +196,20 @@ def main():
 def people(folder: Path):
     """Write the split files of the study beside FOLDER/cohorts.csv."""
     sheet = pd.read_csv(folder / "cohorts.csv")
-    clinic = sheet[sheet["cohort"] == "clinic"].reset_index(drop=True)
+    clinic, lifespan = (sheet[sheet["cohort"] == name].reset_index(drop=True) for name in ("clinic", "lifespan"))
+    write_csv(folder / "permuted.csv", permuted(lifespan))
     for name, made in {
         "few": few(clinic),
         "half": half(clinic),
+        "all": _listed(clinic, ["diagnosis"], {"test": 120, "validation": 40, "train": 140}),
         "sites": sites(clinic, both=False),
         "sites-oracle": sites(clinic, both=True),
         "confounded": confounded(clinic, CONFOUNDED),
         "confounded-oracle": confounded(clinic, 0.5),
+        "imbalance": imbalance(clinic, RARE),
+        "imbalance-oracle": imbalance(clinic, 2),
+        "ages": _listed(lifespan, ["cohort"], {"test": 240, "validation": 80, "train": 160}),
+        "ages-all": _listed(lifespan, ["cohort"], {"test": 240, "validation": 80, "train": 580}),
     }.items():
         write_csv(folder / f"{name}.csv", made)
         counts = made.groupby(["fold", "role"], sort=False).size() if "fold" in made else made.groupby("role").size()
@@ -124,6 +253,24 @@ def confounded(clinic: pd.DataFrame, share: float) -> pd.DataFrame:
     return table[table["role"] != "rest"]
 
 
+def imbalance(clinic: pd.DataFrame, one_in: int) -> pd.DataFrame:
+    """240 tested, half of them patients; of 48 validated on and 120 who train one in so many is a patient."""
+    parts = []
+    for diagnosis, rows in clinic.groupby("diagnosis"):
+        patients = {role: size // one_in for role, size in {"validation": 48, "train": 120}.items()}
+        controls = {"validation": 48 - patients["validation"], "train": 120 - patients["train"]}
+        sizes = {"test": 120} | (patients if diagnosis == "patient" else controls)
+        parts.append(_listed(rows, ["diagnosis"], sizes))
+    return pd.concat(parts, ignore_index=True)
+
+
+def permuted(lifespan: pd.DataFrame) -> pd.DataFrame:
+    """`age_null`: to each the age of somebody else, or by chance his own."""
+    ages = lifespan.set_index("subject")["age"]
+    given = ages.loc[_shuffled(ages.index, "permuted")].to_numpy()
+    return pd.DataFrame({"cohort": "lifespan", "subject": ages.index, "age_null": given})
+
+
 def _listed(rows: pd.DataFrame, strata: list[str], sizes: dict[str, int]) -> pd.DataFrame:
     """Subject, role and cohort, so many of each stratum in each role."""
     parts = [
@@ -131,7 +278,7 @@ def _listed(rows: pd.DataFrame, strata: list[str], sizes: dict[str, int]) -> pd.
         for _, stratum in rows.groupby(strata)
         for role, who in _parts(stratum, sizes).items()
     ]
-    table = pd.concat(parts, ignore_index=True).assign(cohort="clinic")
+    table = pd.concat(parts, ignore_index=True).assign(cohort=rows["cohort"].iloc[0])
     return table[table["role"] != "rest"]
 
 
@@ -149,58 +296,85 @@ def _shuffled(subjects, *names) -> list[str]:
     return sorted(subjects, key=lambda who: seed_for(0, *names, who))
 
 
-@main.command()
+@main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--only", multiple=True, help="Names of sweeps; all where there is none.")
+@click.argument("more", nargs=-1, type=click.UNPROCESSED)
+@click.option("--only", multiple=True, help="Names of studies; all where there is none.")
 @click.option("--null/--no-null", default=True, help="Also the twins on labels that mean nothing.")
-def run(out: Path, only: tuple[str, ...], null: bool):
-    """Run the sweeps one after the other, with all that Nextflow and the kept states save."""
-    for path in sorted(SWEEPS.glob("*.json")):
-        if not only or path.stem in only:
-            _nextflow(path, out / path.stem, out)
-    for name, study in STUDIES.items():
-        if null and (not only or name in only):
-            twins = {name: null_twin(name, out)}
-            elsewhere = [of.partition(": ")[0] for of in study.baselines.values() if ": " in of]
-            twins |= {sweep: _renamed(read_json(SWEEPS / f"{sweep}.json")) for sweep in elsewhere}
-            for sweep, document in twins.items():
-                twin = out / f"{sweep}-null.json"
-                write_json(twin, document)
-                _nextflow(twin, out / f"{sweep}-null", out)
+def run(out: Path, more: tuple[str, ...], only: tuple[str, ...], null: bool):
+    """Run the sweeps of one study after the other, then their twins, with all that Nextflow and the kept states save.
+
+    MORE is what else Nextflow is told, such as `-- -profile slurm`.
+    """
+    wanted = {name: study for name, study in STUDIES.items() if not only or name in only}
+    sweeps = [sweep for name, study in wanted.items() for sweep in (name, *_elsewhere(study), _sweep_of(study.oracle))]
+    for sweep in dict.fromkeys(sweeps):
+        _nextflow(SWEEPS / f"{sweep}.json", out / sweep, out, more)
+    for name, study in wanted.items() if null else ():
+        twins = {name: null_twin(name, out)}
+        twins |= {sweep: _renamed(read_json(SWEEPS / f"{sweep}.json"), study.target) for sweep in _elsewhere(study)}
+        for sweep, document in twins.items():
+            twin = out / f"{sweep}-null.json"
+            write_json(twin, document)
+            _nextflow(twin, out / f"{sweep}-null", out, more)
 
 
-def _nextflow(sweep: Path, outdir: Path, out: Path) -> None:
+def _elsewhere(study: Study) -> list[str]:
+    """Sweeps that have a baseline of the study beside its own."""
+    return [_sweep_of(of) for several in study.baselines.values() for of in several if ": " in of]
+
+
+def _sweep_of(name: str) -> str:
+    return name.partition(": ")[0]
+
+
+def _nextflow(sweep: Path, outdir: Path, out: Path, more: tuple[str, ...]) -> None:
     places = ["--outdir", outdir, "--state_dir", (out / "state").absolute(), "--trials_per_task", "24"]
-    subprocess.run(["nextflow", "run", ".", "-params-file", sweep, *places, "-resume"], check=True)
+    subprocess.run(["nextflow", "run", ".", "-params-file", sweep, *places, "-resume", *more], check=True)
 
 
 def null_twin(name: str, out: Path) -> dict:
-    """The sweep with its baseline and the method that was best on validation alone, for a label that says nothing."""
-    document = read_json(SWEEPS / f"{name}.json")
-    (key, variants), *more = document["search"]["space"].items()
-    if more:
-        raise click.ClickException(f"{name}: one key of the space was expected, found more")
-    made = {_candidate(document, key, variant): variant for variant in variants}
-    found = candidates_of(out / name)
-    base = [found[of].id for of in STUDIES[name].baselines.values() if of in found]
-    best = max((one for one in found.values() if one.id not in base), key=lambda one: one.validation)
-    document["search"]["space"] = {key: [made[one] for one in dict.fromkeys([*base, best.id])]}
-    return _renamed(document)
+    """The sweep with its baselines and the method that was best on validation alone, for a label that says nothing."""
+    document, study = read_json(SWEEPS / f"{name}.json"), STUDIES[name]
+    ((key, variants),) = document["search"]["space"].items()
+    found = candidates_of(out / name, name)
+    baselines = {of for several in study.baselines.values() for of in several if of in found}
+    others = [method for method in study.methods if method in found and method not in baselines]
+    best = _best_first(others, found, study)[0]
+    kept = [variant for method, variant in zip(study.methods, variants) if method in {*baselines, best}]
+    document["search"]["space"] = {key: kept}
+    return _renamed(document, study.target)
+
+
+def _best_first(methods: Iterable[str], found: dict[str, "Candidate"], study: Study) -> list[str]:
+    """Methods, best on validation first."""
+    sign = 1 if study.target == "age" else -1
+    return sorted(methods, key=lambda method: sign * found[method].validation)
+
+
+def _renamed(document, target: str):
+    """The document with `diagnosis_null`, or whatever the target, wherever it says `diagnosis`."""
+    if isinstance(document, dict):
+        return {_renamed(key, target): _renamed(value, target) for key, value in document.items()}
+    if isinstance(document, list):
+        return [_renamed(item, target) for item in document]
+    word = rf"(?<![a-z]){target}(?![a-z])"
+    return re.sub(word, f"{target}_null", document) if isinstance(document, str) else document
+
+
+def _names(name: str, document: dict) -> dict[str, str]:
+    """Candidate -> the name that the study gives it. document: the sweep as it is, or renamed as its twin."""
+    ((key, variants),) = document["search"]["space"].items()
+    return {
+        _candidate(document, key, variant): method
+        for method, variant in zip(STUDIES[name].methods, variants, strict=True)
+    }
 
 
 def _candidate(document: dict, key: str, variant) -> str:
     """The id of the candidate that a variant alone makes."""
     alone = document | {"search": document["search"] | {"space": {key: [variant]}}}
     return candidate_of(expand(grid(read_sweep(alone))[0])[0])
-
-
-def _renamed(document):
-    """The document with `diagnosis_null` wherever it says `diagnosis`."""
-    if isinstance(document, dict):
-        return {_renamed(key): _renamed(value) for key, value in document.items()}
-    if isinstance(document, list):
-        return [_renamed(item) for item in document]
-    return document.replace("diagnosis", "diagnosis_null") if isinstance(document, str) else document
 
 
 @dataclass(frozen=True)
@@ -214,18 +388,22 @@ class Candidate:
 
 
 @cache
-def candidates_of(folder: Path) -> dict[str, Candidate]:
-    """The candidates of a finished run by name: the strategy where that is one's own, else what the report calls it."""
+def candidates_of(folder: Path, study: str | None = None) -> dict[str, Candidate]:
+    """The candidates of a finished run by the names that a study gives them, else by strategy or network."""
     ranking = read_json(folder / "ranking" / "ranking.json")
-    rows = ranking["candidates"]
-    strategies = [row["strategy"] for row in rows]
+    names = {}
+    if study is not None:
+        document = read_json(SWEEPS / f"{study}.json")
+        twin = folder.name.endswith("-null")
+        names = _names(study, _renamed(document, STUDIES[study].target) if twin else document)
+    strategies = [row["strategy"] for row in ranking["candidates"]]
     found = {}
-    for row in rows:
-        name = row["strategy"] if strategies.count(row["strategy"]) == 1 else row["name"]
-        validation = -np.inf if row["validation_mean"] is None else row["validation_mean"]
+    for row in ranking["candidates"]:
+        usual = row["strategy"] if strategies.count(row["strategy"]) == 1 else row["name"]
+        validation = np.nan if row["validation_mean"] is None else row["validation_mean"]
         done = [trial for trial in row["trials"] if trial["status"] == "ok"]
         tables = {key_of(trial): _tested(folder, trial["id"], ranking["target"]) for trial in done}
-        found[name] = Candidate(row["candidate"], validation, tables, row["failed"])
+        found[names.get(row["candidate"], usual)] = Candidate(row["candidate"], validation, tables, row["failed"])
     return found
 
 
@@ -245,51 +423,68 @@ def table(out: Path):
             click.echo(_markdown(study, name, out) + "\n")
 
 
-HEAD = (
-    "| method | validation | test | minus | balanced accuracy, difference | area under the curve, difference |\n"
-    "|---|---|---|---|---|---|"
-)
-
-
 def _markdown(study: Study, name: str, out: Path) -> str:
     """The table of one study: candidates, best on validation first, then the oracle, then the null twin."""
-    own = candidates_of(out / name)
-    rows = [HEAD]
-    for method in sorted(own, key=lambda one: -own[one].validation):
-        rows.append(_row(method, own[method], *_baseline(study, method, own, out)))
-    if study.oracle:
-        sweep, oracle = study.oracle.split(": ")
-        known = candidates_of(out / sweep)[oracle]
-        rows.append(_row("*oracle*", known, *_baseline(study, "", own, out)))
+    heads = ["method", "validation", "test", "minus", *(f"{of}, difference" for of in study.metrics.values())]
+    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    own = candidates_of(out / name, name)
+    for method in _best_first(own, own, study):
+        rows += _rows(study, method, own[method], _baselines(study, method, own, out))
+    sweep, oracle = study.oracle.split(": ")
+    if (out / sweep / "ranking" / "ranking.json").exists():
+        known = _named(candidates_of(out / sweep), oracle)
+        rows += _rows(study, "*oracle*", known, _baselines(study, "", own, out))
     if (out / f"{name}-null" / "ranking" / "ranking.json").exists():
-        null = candidates_of(out / f"{name}-null")
+        null = candidates_of(out / f"{name}-null", name)
         for method, one in null.items():
-            rows.append(_row(f"null: {method}", one, *_baseline(study, method, null, out, "-null")))
+            rows += _rows(study, f"null: {method}", one, _baselines(study, method, null, out, "-null"))
     return "\n".join(rows)
 
 
-def _baseline(study: Study, method: str, own: dict[str, Candidate], out: Path, twin: str = "") -> tuple:
-    """What a method claims to beat, by its name and results; None for what claims nothing. twin: "-null" in a twin."""
-    wanted = study.baselines.get(method, study.baselines[""])
-    sweep, _, elsewhere = wanted.rpartition(": ")
-    found = candidates_of(out / f"{sweep}{twin}").get(elsewhere) if sweep else own.get(wanted)
-    return (elsewhere, found) if method != wanted else ("", None)
+def _named(found: dict[str, Candidate], name: str) -> Candidate:
+    """The candidate of a name, or the one whose name has it as a word."""
+    (fitting,) = [one for known, one in found.items() if known == name or name in re.split(r"\W+", known)]
+    return fitting
 
 
-def _row(method: str, one: Candidate, base_name: str, base: Candidate | None) -> str:
-    score = mean_with_interval(list(one.tables.values()), _measure("balanced_accuracy"))
-    differences = [""] * len(METRICS)
-    if base is not None:
-        pairs = [(one.tables[key], base.tables[key]) for key in sorted(one.tables.keys() & base.tables.keys())]
-        found = [paired_difference(pairs, _measure(metric)) for metric in METRICS]
-        differences = [_interval(one, "difference", "+.3f") for one in found]
+def _baselines(
+    study: Study, method: str, own: dict[str, Candidate], out: Path, twin: str = ""
+) -> dict[str, Candidate]:
+    """What a method claims to beat, by name. twin: "-null" in a twin."""
+    found = {}
+    for wanted in study.baselines.get(method, study.baselines[""]):
+        sweep, _, name = wanted.rpartition(": ")
+        there = candidates_of(out / f"{sweep}{twin}") if sweep else own
+        if name in there and wanted != method:
+            found[f"{sweep.rpartition('-')[2]}: {name}" if sweep else name] = there[name]
+    return found
+
+
+def _rows(study: Study, method: str, one: Candidate, baselines: dict[str, Candidate]) -> list[str]:
+    """A row of the table for each baseline, one where there is none."""
+    main = next(iter(study.metrics))
+    score = mean_with_interval(list(one.tables.values()), _measure(main, study))
     failed = f" ({one.failed} of {one.failed + len(one.tables)} trials failed)" if one.failed else ""
-    cells = [method + failed, f"{one.validation:.3f}", _interval(score, "mean", ".3f"), base_name, *differences]
-    return "| " + " | ".join(cells) + " |"
+    first = [method + failed, f"{one.validation:.3f}", _interval(score, "mean", ".3f")]
+    rows = []
+    for name, base in baselines.items() or [("", None)]:
+        found = [base and paired_difference(_pairs(one, base), _measure(metric, study)) for metric in study.metrics]
+        cells = [*(first if not rows else [""] * 3), name, *(_interval(one, "difference", "+.3f") for one in found)]
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
 
 
-def _measure(metric: str) -> Measure:
-    return Measure(metric, "classification", resamples=2000, confidence=0.95, seed=0)
+def _pairs(one: Candidate, base: Candidate) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Predictions of both by trials of the same seed and draw; of one that has no draws, by the seed."""
+    shared = sorted(one.tables.keys() & base.tables.keys(), key=str)
+    if shared:
+        return [(one.tables[key], base.tables[key]) for key in shared]
+    by_seed = {key[0]: table for key, table in one.tables.items()}
+    return [(by_seed[key[0]], table) for key, table in base.tables.items() if key[0] in by_seed]
+
+
+def _measure(metric: str, study: Study) -> Measure:
+    return Measure(metric, study.kind, resamples=2000, confidence=0.95, seed=0)
 
 
 def _interval(found: dict | None, name: str, form: str) -> str:
