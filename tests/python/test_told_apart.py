@@ -91,6 +91,7 @@ def test_one_bootstrap_of_many_candidates_gives_the_intervals_of_each_alone():
 
 def test_the_answer_names_how_many_cannot_be_told_apart_and_the_rows_say_which(tree):
     ranking = rank(read_results(**tree))
+    assert any(note.startswith("Two trainings tell little") for note in ranking.notes)
     alike = [row["candidate"] for row in ranking.candidates if row["told_apart"] is False]
     assert ranking.indistinguishable["candidates"] == alike
     complete = [row for row in ranking.candidates if not row["failed"]]

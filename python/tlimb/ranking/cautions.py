@@ -8,8 +8,9 @@ from tlimb.ranking.answer import WORDS, decimals, number_text, range_text
 from tlimb.ranking.compare import Measure, persons_of
 from tlimb.ranking.comparisons import other_sizes
 from tlimb.ranking.gap import optimism
-from tlimb.ranking.results import Results
+from tlimb.ranking.results import Results, key_of
 from tlimb.ranking.starts import published_notes
+from tlimb.ranking.training_chance import trainings
 
 Tables = dict[tuple, pd.DataFrame]
 
@@ -125,11 +126,18 @@ def _of_the_search(results: Results, candidates: list[dict]) -> list[str]:
     if results.repeated:
         lines = f"{results.repeated} lines of trials.jsonl"
         notes.append(f"{lines} repeat a trial of their own round; each trial counts once.")
-    finished = [one for row in candidates for one in row["trials"] if one["status"] == "ok"]
-    if finished and len({one["seed"] for one in finished}) == 1:
+    finished = [key_of(one) for row in candidates for one in row["trials"] if one["status"] == "ok"]
+    count = len(set(trainings(finished)))
+    if len({key[0] for key in finished}) == 1:
+        of = "people" if count == 1 else "people and other training samples"
         notes.append(
             "Every trial that finished has one seed: how much of a difference is the luck of a start is not known, and "
-            "intervals speak of other people only."
+            f"intervals speak of other {of} only."
+        )
+    if count == 2:
+        notes.append(
+            "Two trainings tell little of how much training anew would change a difference: of equally good candidates "
+            "too many are told apart. Three seeds, or training samples, are enough."
         )
     dropped = sum(row["budget"] < row["epochs"] for row in candidates)
     if dropped:

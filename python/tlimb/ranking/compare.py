@@ -1,12 +1,14 @@
 """Intervals and paired comparisons over persons, of the mean of a metric over trials.
 
-Every trial of a candidate meets the same resampled persons, and so do both sides of a comparison: the interval speaks
-of other people, not of other seeds. Where trials test different persons, as folds do, a person drawn k times counts k
-times in every trial that tests him; a resample in which a fold has lost a class leaves that fold out of its mean.
+Every trial of a candidate meets the same resampled persons, and so do both sides of a comparison. The interval of one
+candidate speaks of other people, its trained models taken as they are; that of a difference also of training anew,
+where there are at least two trainings to tell by (`training_chance`). Where trials test different persons, as folds do,
+a person drawn k times counts k times in every trial that tests him; a resample in which a fold has lost a class leaves
+that fold out of its mean.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,7 @@ import pandas as pd
 from tlimb.evaluation.bootstrap import percentile_interval, person_bootstrap
 from tlimb.evaluation.metrics import WITHOUT_INTERVAL, metric, metric_interval, prediction_arrays, weighted_metric
 from tlimb.ranking.multiplicity import bootstrap_p
+from tlimb.ranking.training_chance import by_training, trained_anew, trainings
 
 
 @dataclass(frozen=True)
@@ -60,33 +63,32 @@ def mean_metric(tables: list[pd.DataFrame], measure: Measure) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def paired_difference(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], measure: Measure) -> dict | None:
+def paired_difference(
+    pairs: list[tuple[pd.DataFrame, pd.DataFrame]], measure: Measure, keys: Sequence[tuple] | None = None
+) -> dict | None:
     """{"difference", "low", "high", "p", "n_persons", "trials"} of first minus second, averaged over pairs of trials.
 
-    pairs: prediction tables of two trials of one seed, fold and replicate; only scans that both predicted count. None
-    where there is no such scan or the metric can't be computed.
+    pairs: prediction tables of two trials of one seed, fold and replicate; only scans that both predicted count. keys:
+    which, as `results.key_of` says; without them each pair is a training of its own. None where there is no such scan
+    or the metric can't be computed.
     """
     shared = [shared_scans(one, two) for one, two in pairs]
-    shared = [(one, two) for one, two in shared if len(one)]
-    if not shared:
+    kept = [place for place, (one, _) in enumerate(shared) if len(one)]
+    if not kept:
         return None
-    tables = [list(side) for side in zip(*shared, strict=True)]
-    columns = [[prediction_arrays(table, measure.kind, measure.metric) for table in side] for side in tables]
-    difference = np.mean([metric(measure.metric, *one) - metric(measure.metric, *two) for one, two in zip(*columns)])
-    if not np.isfinite(difference):
+    firsts, seconds = zip(*(shared[place] for place in kept), strict=True)
+    values, drawn, persons = drawn_metrics([*firsts, *seconds], measure)
+    values, drawn = (part[..., : len(kept)] - part[..., len(kept) :] for part in (values, drawn))
+    if not np.isfinite(values).all():
         return None
-    persons = persons_of(tables[0])
-
-    def statistic(weights):
-        first, second = (_each_metric(tables[side], columns[side], persons, weights, measure) for side in (0, 1))
-        return mean_of_known(first - second)
-
-    found = {"difference": float(difference), "low": None, "high": None, "p": None}
+    found = {"difference": float(values.mean()), "low": None, "high": None, "p": None}
     if measure.metric not in WITHOUT_INTERVAL:
-        values = person_bootstrap(statistic, len(persons), resamples=measure.resamples, seed=measure.seed)
-        found["low"], found["high"] = percentile_interval(values, measure.confidence, len(persons))
-        found["p"] = bootstrap_p(values, len(persons))
-    return found | {"n_persons": len(persons), "trials": len(shared)}
+        labels = kept if keys is None else trainings([keys[place] for place in kept])
+        own, resampled = by_training(values, labels), by_training(drawn, labels)
+        means = trained_anew(mean_of_known(drawn.T), own, resampled, measure.seed)
+        found["low"], found["high"] = percentile_interval(means, measure.confidence, persons)
+        found["p"] = bootstrap_p(means, persons)
+    return found | {"n_persons": persons, "trials": len(kept)}
 
 
 def bootstrap_means(groups: list[list[pd.DataFrame]], measure: Measure) -> tuple[np.ndarray, np.ndarray, int]:
@@ -96,19 +98,29 @@ def bootstrap_means(groups: list[list[pd.DataFrame]], measure: Measure) -> tuple
     groups: a list of prediction tables for each candidate. NaN where it can't be computed, and everywhere in the second
     where no candidate has the metric, and of one whose bootstrap is not sound.
     """
-    tables = [table for group in groups for table in group]
+    values, drawn, persons = drawn_metrics([table for group in groups for table in group], measure)
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    means = np.array([part.mean() if len(part) else np.nan for part in np.split(values, ends)])
+    return means, np.stack([mean_of_known(part.T) for part in np.split(drawn, ends, axis=1)], axis=1), persons
+
+
+def drawn_metrics(tables: Sequence[pd.DataFrame], measure: Measure) -> tuple[np.ndarray, np.ndarray, int]:
+    """The metric of each of T prediction tables, (T,), and on the same resampled persons, (b, T); how many persons.
+
+    NaN where it can't be computed, and everywhere in the second where that is so of all, and of a metric whose
+    bootstrap is not sound.
+    """
     persons = persons_of(tables)
     columns = [prediction_arrays(table, measure.kind, measure.metric) for table in tables]
-    ends = np.cumsum([len(group) for group in groups])[:-1]
-
-    def statistic(weights):
-        values = _each_metric(tables, columns, persons, weights, measure)
-        return np.stack([mean_of_known(part) for part in np.split(values, ends)], axis=1)
-
-    values = np.array([mean_metric(group, measure) for group in groups])
+    values = np.array([metric(measure.metric, *column) for column in columns])
     if measure.metric in WITHOUT_INTERVAL or not np.isfinite(values).any():
-        return values, np.full((measure.resamples, len(groups)), np.nan), len(persons)
-    drawn = person_bootstrap(statistic, len(persons), resamples=measure.resamples, seed=measure.seed)
+        return values, np.full((measure.resamples, len(tables)), np.nan), len(persons)
+    drawn = person_bootstrap(
+        lambda weights: _each_metric(tables, columns, persons, weights, measure).T,
+        len(persons),
+        resamples=measure.resamples,
+        seed=measure.seed,
+    )
     return values, drawn, len(persons)
 
 

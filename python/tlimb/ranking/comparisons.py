@@ -6,9 +6,11 @@ As it stands in ranking.json ("comparisons"), a row for each other selected cand
      "n_persons": 120, "trials": 3, "tests": {
        "bootstrap": {"p": 0.11, "p_holm": 0.22} | null,    paired bootstrap over persons, of the ranked metric
        "resampled_t": {"t", "df", "p", "splits", "p_holm"} | null,   over folds and repeats, of the ranked metric
-       "delong": {"difference", "se", "low", "high", "z", "p", "p_holm"} | null}}   of the area under the ROC curve
+       "delong": {"difference", "se", "low", "high", "z", "df", "p", "p_holm"} | null}}   of the area under the ROC curve
 
 p_holm is Holm's over the rows of this table, for each test by itself. The interval is of one comparison by itself.
+`bootstrap` (and the interval) and `delong` speak of other people and of training anew, of people alone where there is a
+single training (`training_chance`).
 `resampled_t` needs two splits that test different people: replicates of a training sample that are all tested on the
 same people vary too little to judge by. It also needs both sides to learn from as many people (`split.n`), since what
 it knows of how splits vary together is of one size of training set. `delong` needs two classes.
@@ -37,13 +39,14 @@ def compare_on_test(results: Results, selected: list[dict], test: dict[str, Tabl
     rows = []
     for other in selected[1:]:
         one, two = test[selected[0]["candidate"]], test[other["candidate"]]
-        pairs = [(one[key], two[key]) for key in one if key in two]
-        found = paired_difference(pairs, measure)
+        keys = [key for key in one if key in two]
+        pairs = [(one[key], two[key]) for key in keys]
+        found = paired_difference(pairs, measure, keys)
         if found:
             p = found.pop("p")
             tests = {"bootstrap": None if p is None else {"p": p}}
             tests["resampled_t"] = _over_splits(results, selected[0], other)
-            tests["delong"] = delong(pairs, measure.confidence) if _two_classes(pairs, measure) else None
+            tests["delong"] = delong(pairs, measure.confidence, keys) if _two_classes(pairs, measure) else None
             ids = {"a": selected[0]["candidate"], "b": other["candidate"], "set": "test"}
             rows.append(ids | found | {"tests": tests})
     for test_name in TESTS:

@@ -15,41 +15,54 @@ Obuchowski does for clustered data, and over trials of one candidate:
 over I persons, I1 of them with a case, I0 with a non-case. With one trial and one scan a person it is the variance of
 DeLong; with one trial that of Obuchowski. Trials that test other persons (folds) add their parts to the same sums.
 
+Several trainings (other seeds, other training samples) also tell how far training anew moves a difference. With C_ij
+the same sums of the products of the parts of trainings i and j, which persons alone explain, and s^2 the variance of
+their T differences, what is left is sigma^2 = max(0, s^2 - mean C_ii + mean of C_ij, j other than i). Then
+var + sigma^2 / T takes the place of var, and Student's t with Satterthwaite's degrees of freedom that of the normal
+distribution,
+
+    df = (T - 1) (var + sigma^2 / T)^2 / (s^2 / T)^2
+
 References: DeLong ER, DeLong DM, Clarke-Pearson DL. Comparing the areas under two or more correlated receiver operating
 characteristic curves. Biometrics 1988, 44:837-845. Sun X, Xu W. Fast implementation of DeLong's algorithm. IEEE Signal
 Processing Letters 2014, 21:1389-1393. Obuchowski NA. Nonparametric analysis of clustered ROC curve data. Biometrics
-1997, 53:567-578.
+1997, 53:567-578. Satterthwaite FE. An approximate distribution of estimates of variance components. Biometrics Bulletin
+1946, 2:110-114.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from tlimb.ranking.compare import shared_scans
+from tlimb.ranking.training_chance import by_training, places_of, trainings
 
 
-def delong(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], confidence: float = 0.95) -> dict | None:
-    """{"difference", "se", "low", "high", "z", "p"} of the mean area of first minus second; None where it has none.
+def delong(
+    pairs: list[tuple[pd.DataFrame, pd.DataFrame]], confidence: float = 0.95, keys: Sequence[tuple] | None = None
+) -> dict | None:
+    """{"difference", "se", "low", "high", "z", "df", "p"} of the mean area of first minus second.
 
     pairs: prediction tables of two classes, of trials of one seed, fold and replicate; scans that both predicted count.
-    None where a class is absent on some pair or all areas are without variance.
+    keys: which, as `results.key_of` says; without them each pair is a training of its own. df: None where persons alone
+    are counted. None where a class is absent on some pair or all areas are without variance.
     """
-    from scipy.stats import norm
+    from scipy.stats import norm, t
 
     found = [_influences(*shared_scans(one, two)) for one, two in pairs]
     if not found or any(part is None for part in found):
         return None
     difference = float(np.mean([part[0] for part in found]))
-    scans = pd.concat([part[1] for part in found])
-    people = scans.groupby("person").sum() / len(found)
-    variance = _spread(people, scans)
+    labels = list(range(len(found))) if keys is None else trainings(keys)
+    variance, df = _variance(found, labels)
     if not variance > 0:
         return None
-    se = math.sqrt(variance)
-    half, z = norm.ppf((1 + confidence) / 2) * se, difference / se
+    se, law = math.sqrt(variance), norm if df is None else t(df)
+    half, z = law.ppf((1 + confidence) / 2) * se, difference / se
     interval = {"low": float(difference - half), "high": float(difference + half)}
-    return {"difference": difference, "se": se} | interval | {"z": z, "p": float(2 * norm.sf(abs(z)))}
+    return {"difference": difference, "se": se} | interval | {"z": z, "df": df, "p": float(2 * law.sf(abs(z)))}
 
 
 def components(truth: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
@@ -82,10 +95,29 @@ def _probability(table: pd.DataFrame) -> np.ndarray:
     return np.array(table["probabilities"].tolist(), float)[:, 1]
 
 
-def _spread(people: pd.DataFrame, scans: pd.DataFrame) -> float:
+def _variance(found: list[tuple[float, pd.DataFrame]], labels: list) -> tuple[float, float | None]:
+    """The variance of the mean difference, and its degrees of freedom where training has a share in it."""
+    scans = pd.concat([part[1] for part in found])
+    persons = _person_variance([part[1] for part in found], scans)
+    count = len(dict.fromkeys(labels))
+    if count < 2 or not persons > 0:
+        return persons, None
+    spread = float(by_training(np.array([part[0] for part in found]), labels).var(ddof=1))
+    own = np.mean([_person_variance([found[i][1] for i in group], scans) for group in places_of(labels)])
+    left = spread - count / (count - 1) * (own - persons)
+    if left <= 0:
+        return persons, None
+    variance = persons + left / count
+    return variance, (count - 1) * variance**2 / (spread / count) ** 2
+
+
+def _person_variance(parts: list[pd.DataFrame], scans: pd.DataFrame) -> float:
+    """The variance by persons of the mean over these trials. scans: of all trials, who count for each class."""
+    people = pd.concat(parts).groupby("person")[["a", "b"]].sum() / len(parts)
     a, b = people["a"].to_numpy(), people["b"].to_numpy()
-    persons = len(people), int((people["cases"] > 0).sum()), int((people["others"] > 0).sum())
-    if min(persons[1:]) < 2:
+    sides = (scans["person"], scans.loc[scans["cases"] > 0, "person"], scans.loc[scans["others"] > 0, "person"])
+    every, with_case, with_other = (side.nunique() for side in sides)
+    if min(with_case, with_other) < 2:
         return math.nan
-    every, with_case, with_other = (count / (count - 1) for count in persons)
-    return float(with_case * (a**2).sum() + with_other * (b**2).sum() + 2 * every * (a * b).sum())
+    factors = [count / (count - 1) for count in (every, with_case, with_other)]
+    return float(factors[1] * (a**2).sum() + factors[2] * (b**2).sum() + 2 * factors[0] * (a * b).sum())

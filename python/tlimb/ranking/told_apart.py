@@ -8,8 +8,9 @@ For losses L_i of the candidates left, d_i = L_i - mean_j L_j, and their bootstr
     t_i = d_i / se_i,   se_i^2 = var*(d_i*),   T = max_i t_i,   p = share of max_i (d_i* - mean* d_i*) / se_i >= T
 
 The p of a candidate is the largest of all steps up to the one in which it goes. With the chosen confidence the set
-holds the candidate that is best among all people, if the trained models are taken as they are: seeds are not drawn
-anew.
+holds the candidate that is best among all people. Where the candidates share at least two trainings (seeds, or training
+samples), the bootstrap values also hold what training anew would change (`training_chance`); where they share one, the
+trained models are taken as they are.
 
 As it stands in ranking.json: rows of candidates have "told_apart" (true, false; null for the best itself and where not
 compared) and "p"; and "indistinguishable", null where nothing finished:
@@ -23,9 +24,10 @@ Reference: Hansen PR, Lunde A, Nason JM. The model confidence set. Econometrica 
 import numpy as np
 
 from tlimb.evaluation.metrics import DIRECTIONS, WITHOUT_INTERVAL
-from tlimb.ranking.compare import Measure, bootstrap_means, interval_of
+from tlimb.ranking.compare import Measure, drawn_metrics, interval_of, mean_of_known
 from tlimb.ranking.results import Results
 from tlimb.ranking.selection import standing
+from tlimb.ranking.training_chance import by_training, training_noise, trainings
 
 MOST = 50
 """Candidates with intervals and differences by a bootstrap of their own: the first so many, and the selected."""
@@ -42,13 +44,36 @@ def compare_on_validation(results: Results, candidates: list[dict], target: str,
     near = [row for place, row in enumerate(finished) if place < MOST or row["selected"]]
     if not near:
         return None
-    groups = [list(results.tables(row["trials"], "validation", target).values()) for row in near]
-    values, drawn, persons = bootstrap_means(groups, measure)
-    for row, value, column, tables in zip(near, values, drawn.T, groups):
-        row["validation_low"], row["validation_high"] = interval_of(value, column, persons, tables, measure)
+    groups = [results.tables(row["trials"], "validation", target) for row in near]
+    scores, persons = _scores(groups, measure)
+    for row, group, (values, drawn) in zip(near, groups, scores):
+        ends = interval_of(values.mean(), mean_of_known(drawn.T), persons, list(group.values()), measure)
+        row["validation_low"], row["validation_high"] = ends
         row["interval"] = "joint"
     equal = [place for place, row in enumerate(near[:MOST]) if _standing(row) == _standing(near[0])]
-    return _indistinguishable([near[i] for i in equal], values[equal], drawn[:, equal], measure)
+    own = [scores[i] for i in equal]
+    means = np.array([values.mean() for values, _ in own])
+    drawn = np.stack([mean_of_known(drawn.T) for _, drawn in own], axis=1)
+    drawn = drawn + _training([list(groups[i]) for i in equal], own, measure.seed)
+    return _indistinguishable([near[i] for i in equal], means, drawn, measure)
+
+
+def _scores(groups: list[dict], measure: Measure) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
+    """The metric of each candidate's trials, (T,), and on the same resampled persons, (b, T); how many persons."""
+    values, drawn, persons = drawn_metrics([table for group in groups for table in group.values()], measure)
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    return list(zip(np.split(values, ends), np.split(drawn, ends, axis=1))), persons
+
+
+def _training(keys: list[list[tuple]], scores: list[tuple[np.ndarray, np.ndarray]], seed: int) -> np.ndarray:
+    """The chance of training anew (b, k) of k candidates, by the trials that all of them have."""
+    common = [key for key in keys[0] if all(key in own for own in keys)]
+    if not common:
+        return np.zeros((len(scores[0][1]), len(keys)))
+    labels, places = trainings(common), [[own.index(key) for key in common] for own in keys]
+    values = np.stack([by_training(one[own], labels) for (one, _), own in zip(scores, places)])
+    drawn = np.stack([by_training(one[:, own], labels) for (_, one), own in zip(scores, places)], axis=1)
+    return training_noise(values, drawn, seed)
 
 
 def model_confidence_set(losses: np.ndarray, drawn: np.ndarray) -> np.ndarray:
