@@ -4,6 +4,7 @@ Checking reads source text, so a sweep that names torch classes is checked witho
 """
 
 import ast
+import math
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.files import digest, file_digest
+from tlimb.guards import refusals, required
 
 SHORT_NAMES = {
     "architecture": {
@@ -153,6 +155,9 @@ GIVEN = {
 }
 """Arguments that tlimb passes itself; shapes come from the data."""
 
+FILLED = {"T_max", "total_steps"}
+"""Arguments of schedulers that are the stage's number of epochs where they are left out."""
+
 
 def locate(kind: str, class_path: str) -> str:
     """The full import path of a class named by its short name or already by its path."""
@@ -176,10 +181,13 @@ def load(kind: str, class_path: str, trusted=()):
         raise InputError([Problem(class_path, f"cannot be imported: {error}")]) from None
 
 
-def check(kind: str, class_path: str, init_args: dict, where: str, trusted=()) -> list[Problem]:
+def check(
+    kind: str, class_path: str, init_args: dict, where: str, trusted=(), passed: dict | None = None
+) -> list[Problem]:
     """The problems of a class and its arguments, found without importing it.
 
-    kind: a key of SHORT_NAMES; where: the JSON path to report; trusted: modules beyond TRUSTED.
+    kind: a key of SHORT_NAMES; where: the JSON path to report; trusted: modules beyond TRUSTED; passed: values of
+    arguments that tlimb passes itself.
     """
     path = locate(kind, class_path)
     if "." not in path:
@@ -199,7 +207,8 @@ def check(kind: str, class_path: str, init_args: dict, where: str, trusted=()) -
     if definition is None:
         hint = "name the module in which the class is defined, as in torch.optim.sgd.SGD"
         return [Problem(f"{where}.class_path", f"no class {path} is defined", hint)]
-    return _argument_problems(class_path, definition, init_args, f"{where}.init_args")
+    problems = _argument_problems(class_path, definition, init_args, f"{where}.init_args")
+    return problems or _refusals(path, class_path, init_args, f"{where}.init_args", passed or {})
 
 
 def declared(kind: str, class_path: str, name: str, default=None):
@@ -270,9 +279,37 @@ def _argument_problems(class_path: str, parameters: dict, init_args: dict, where
         if name not in parameters and "**" not in parameters:
             message = f"{class_path} takes no such argument"
             problems.append(Problem(f"{where}.{name}", message, nearest(name, parameters)))
+        elif not _finite(value):
+            problems.append(Problem(f"{where}.{name}", f"expected finite numbers, found {value!r}"))
         elif parameters.get(name) is not None and not _fits(value, parameters[name]):
             problems.append(Problem(f"{where}.{name}", f"expected {_in_words(parameters[name])}, found {value!r}"))
     return problems
+
+
+def _finite(value) -> bool:
+    """Whether no number in a JSON value is infinite or none at all."""
+    if isinstance(value, dict | list):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _refusals(path: str, class_path: str, init_args: dict, where: str, passed: dict) -> list[Problem]:
+    """What the class itself refuses of its arguments, as far as its source tells; not what its defaults would meet."""
+    problems, usual = [], set(map(str, refusals(path, {}, _with_base)))
+    for refusal in refusals(path, passed | init_args, _with_base):
+        if str(refusal) not in usual:
+            named = [name for name in refusal.names if name in init_args]
+            found = ", ".join(f"{name} {value!r}" for name, value in refusal.names.items())
+            place = f"{where}.{named[0]}" if len(named) == 1 else where
+            problems.append(Problem(place, f"{class_path}: {refusal}, found {found}"))
+    return problems
+
+
+def missing(kind: str, class_path: str, init_args: dict, where: str) -> list[Problem]:
+    """A problem for each argument without a default that neither `init_args` nor tlimb gives. where: the JSON path."""
+    path, filled = locate(kind, class_path), {*GIVEN, *init_args, *(FILLED if kind == "scheduler" else ())}
+    lacking = [name for name in required(path, _with_base) if name not in filled]
+    return [Problem(f"{where}.init_args.{name}", f"missing; {class_path} has no default for it") for name in lacking]
 
 
 def _in_words(annotation: ast.expr) -> str:
@@ -292,9 +329,14 @@ def _definition(path: str) -> dict | None:
     return _parameters(classes, path.rpartition(".")[2]) if classes else None
 
 
-@cache
 def _classes(path: str) -> dict[str, ast.ClassDef]:
-    """The classes of the module in which the class at an import path is defined, by name; none where it is nowhere.
+    """The classes of the module in which the class at an import path is defined, by name; none where it is nowhere."""
+    return _home(path)[1]
+
+
+@cache
+def _home(path: str) -> tuple[str, dict[str, ast.ClassDef]]:
+    """The module in which the class at an import path is defined and its classes by name; ("", {}) where it is nowhere.
 
     A name that its module imports from another one is looked for there, under the name that it has.
     """
@@ -305,9 +347,22 @@ def _classes(path: str) -> dict[str, ast.ClassDef]:
         body = statements(module) or []
         classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
         if name in classes:
-            return classes | {wanted: classes[name]}
+            return module, classes | {wanted: classes[name]}
         path = _imported_from(module, name, body)
-    return {}
+    return "", {}
+
+
+@cache
+def _with_base(path: str) -> tuple[ast.ClassDef, str] | None:
+    """The definition of a class and the import path of its first base class, empty where that cannot be told."""
+    module, classes = _home(path)
+    if not classes:
+        return None
+    node = classes[path.rpartition(".")[2]]
+    base = ast.unparse(node.bases[0]) if node.bases else ""
+    if "." in base or not base.isidentifier():
+        return node, base if base.replace(".", "").isidentifier() else ""
+    return node, f"{module}.{base}" if base in classes else _imported_from(module, base, statements(module) or [])
 
 
 def _imported_from(module: str, name: str, body: list[ast.stmt]) -> str:
@@ -394,6 +449,8 @@ def _match_generic(value, name: str, inner: ast.expr) -> bool | None:
     if name == "Union":
         sides = [_match(value, item) for item in items]
         return any(side is True for side in sides) or (None if set(sides) == {None} else False)
+    if name == "tuple" and len(items) > 1 and ast.unparse(items[-1]) != "...":
+        return isinstance(value, list) and len(value) == len(items) and all(map(_fits, value, items))
     if name in ("list", "tuple", "Sequence"):
         return isinstance(value, list) and all(_fits(item, items[0]) for item in value)
     return _match_name(value, name)

@@ -9,6 +9,8 @@ import torch
 
 from tlimb.registry import SHORT_NAMES
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SMALL = json.loads((ROOT / "assets" / "sweeps" / "test.json").read_text())
 SLICES = {"class_path": "CropCenterDataModule", "init_args": {"slices": "axial", "count": 1}}

@@ -76,8 +76,13 @@ def test_what_is_measured_and_looked_at_stands_in_ranking_and_report(halving):
     assert len(explained) == 2
     methods = json.loads(explained[0].read_text())["methods"]
     assert {name: facts["status"] for name, facts in methods.items() if facts["status"] != "ok"}.keys() == {"attention"}
+    harmonised = {row["name"]: row for row in ranking["harmonised"]}
+    by_strategy = {row["strategy"]: harmonised[row["name"]] for row in ranking["candidates"] if row["selected"]}
+    assert by_strategy["frozen"]["status"] == "ok" and by_strategy["frozen"]["n"]["persons"] > 0
+    assert set(by_strategy["frozen"]["test"]["difference"]) == {"balanced_accuracy", "auroc", "log_loss"}
+    assert by_strategy["full"]["status"] == "left out" and "strategy full" in by_strategy["full"]["reason"]
     page = (halving.folder / "results/ranking/report.html").read_text()
-    assert "data:image/png" in page and len(page) < 5e6
+    assert "data:image/png" in page and 'id="harmonised"' in page and len(page) < 5e6
     assert list((halving.folder / "results/ranking/figures").glob("*.svg"))
     assert list((halving.folder / "results/ranking/tables").glob("*.csv"))
 

@@ -70,6 +70,11 @@ def add_explanations(root: Path, trial: dict, name: str, scans: list[str]) -> Pa
     network = {"network": "9ab2", "stage": "pretrain", "png": "reconstruction.png", "scans": scans[:4], "error": 0.12}
     network["code"] = {"scans": 48, "numbers": 27104, "values": code, "means": code}
     facts |= {"features": features, "reconstructions": {"status": "ok", "reason": "", "networks": [network]}}
+    before = {name: {"value": 0.6, "low": 0.5, "high": 0.7} for name in ("balanced_accuracy", "auroc")}
+    change = {"balanced_accuracy": {"value": -0.0421, "low": -0.1, "high": 0.0125}, "auroc": None}
+    measured = {"status": "ok", "reason": "", "column": "site", "keeping": ["age"], "unharmonised": 1}
+    measured |= {"n": {"train": 80, "test": 40, "persons": 38}, "site": {"before": 0.8, "after": 0.4, "chance": 0.33}}
+    facts["harmonised"] = measured | {"test": {"before": before, "after": before, "difference": change}}
     write_json(folder / "explain.json", facts)
     _write_features(folder, scans, rng)
     return root / "explanations"
@@ -100,7 +105,7 @@ def add_probes(root: Path) -> Path:
         harmonised |= {"unharmonised": 0, "reason": ""}
         split = {"split": "s", "n": {"train": 80, "validation": 40}, "scores": scores, "notes": [], "probe": probe}
         facts = {key: one[key] for key in ("id", "stage", "seed")} | {"status": "ok", "reason": ""}
-        facts["architecture"] = "ResNet"
+        facts |= {"architecture": "ResNet", "weights": None}
         rows.append(facts | {"features": 512, "seconds": 1.5, "splits": [split | {"harmonised": harmonised}]})
     facts = {"id": "p1", "recipe": "default", "target": "diagnosis", "kind": "classification", "note": ""}
     facts |= {"classes": ["control", "patient"], "harmonise": "site", "keeping": [], "encoders": rows}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from captum.attr import LayerGradCam, Occlusion
 from PIL import Image
-from results_tree import write_results_tree
+from results_tree import rewrite_json, write_results_tree
 from sklearn.decomposition import PCA
 from torch import nn
 from torch.nn.functional import interpolate
@@ -24,6 +24,7 @@ from tlimb.data.modules import BaseDataModule, CropCenterDataModule
 from tlimb.data.series import SeriesDataModule
 from tlimb.data.targets import Target
 from tlimb.evaluate_settings import Evaluate
+from tlimb.evaluation.probe import probe
 from tlimb.explain.attention import attention, rollout
 from tlimb.explain.explain import Inputs, explain
 from tlimb.explain.features import pca, tsne, umap
@@ -35,7 +36,7 @@ from tlimb.explain.output import DoesNotApply, explained_output, value_of
 from tlimb.explain.reconstruct import from_patches, histograms, read_autoencoder, rebuilt
 from tlimb.explain.scans import drawn, groups
 from tlimb.explain.select import selected_trials
-from tlimb.files import read_json
+from tlimb.files import read_json, write_json, write_parquet
 from tlimb.objectives.masked_autoencoder import patches_of
 from tlimb.ranking.rank import rank
 from tlimb.ranking.results import read_results
@@ -400,9 +401,14 @@ def test_the_explained_trials_are_the_first_of_what_ranking_selects(tmp_path):
     for trial, row in zip(trials, selected):
         finished = [one for one in row["trials"] if one["status"] == "ok"]
         assert trial["id"] == min(finished, key=lambda one: one["seed"])["id"]
+        assert (trial["metric"], trial["columns"]) == ("balanced_accuracy", {})
     for path in tmp_path.glob("scores/*/*test*"):
         path.unlink()
     assert selected_trials(read_results(**files)) == trials
+    asked = read_json(files["sweep"])["evaluate"] | {"harmonise": "cohort", "keeping": ["age"]}
+    rewrite_json(files["sweep"], evaluate=asked)
+    kinds = {"cohort": {"kind": "classification"}, "age": {"kind": "regression"}}
+    assert [trial["columns"] for trial in selected_trials(read_results(**files))] == [kinds] * len(trials)
 
 
 @pytest.fixture(scope="module")
@@ -499,6 +505,50 @@ def test_explaining_again_writes_the_same_bytes_and_asks_for_no_method(world, tm
     said = read_json(tmp_path / "none" / name / "explain.json")
     assert said["methods"] == {} and said["features"]["status"] == "ok"
     assert sorted(path.suffix for path in (tmp_path / "none" / name).iterdir()) == [".json", ".parquet", ".png"]
+
+
+def test_harmonised_scores_of_test_people_are_those_that_probing_gives_of_people_of_validation(world, tmp_path):
+    """A frozen network's features are its encoder's: of test people in the place of validation PROBE tells the same."""
+    folder, inputs, chosen = world
+    people = roles(make_people("clinic", 26, seed=1), 6, 10)
+    people["times"] = np.where(np.arange(26) % 4 == 1, 2, 1)
+    trial = trial_line(stage("finetune", "diagnosis", epochs=1, strategy="frozen"), init=chosen[0]["init"])
+    pack_job(tmp_path / "job", people, [trial])
+    finetune(tmp_path / "job", folder / "store", folder / "encoders", tmp_path / "models", Settings(CPU))
+    torch.use_deterministic_algorithms(False)
+    cohort = people[["scan_id", "age"]].assign(site=np.where(np.arange(26) % 3 == 0, "north", "south"))
+    cohort.to_parquet(tmp_path / "cohort.parquet")
+    asked = Evaluate(probe=True, harmonise="site", keeping=["age"], bootstrap=100)
+    columns = {"site": {"kind": "classification"}, "age": {"kind": "regression"}}
+    line = chosen[0] | {"id": trial["id"], "metric": "mcc", "columns": columns}
+    own = Inputs(tmp_path / "job", inputs.store, tmp_path / "models", inputs.encoders, tmp_path / "cohort.parquet")
+    explain(own, [line], asked, tmp_path / "out", CPU)
+    found = read_json(tmp_path / "out" / trial["id"] / "explain.json")["harmonised"]
+
+    table = people[people["role"] != "validation"].merge(cohort[["scan_id", "site"]])
+    table["role"] = table["role"].replace("test", "validation")
+    write_parquet(tmp_path / "probe" / "table.parquet", table)
+    facts = read_json(tmp_path / "job" / "job.json") | {"target": "diagnosis", "columns": columns, "starts": []}
+    write_json(tmp_path / "probe" / "job.json", facts)
+    probe(tmp_path / "probe", folder / "store", folder / "encoders", tmp_path / "probed", asked, CPU)
+    rows = read_json(tmp_path / "probed" / facts["id"] / "probe.json")["encoders"]
+    (known,) = next(row for row in rows if row["id"] == chosen[0]["init"])["splits"]
+    for part, values in (("before", known["probe"]["validation"]), ("after", known["harmonised"]["validation"])):
+        measured = {name: cell["value"] for name, cell in found["test"][part].items() if name != "mcc"}
+        assert measured == pytest.approx(values, abs=1e-4)
+    assert found["site"] == pytest.approx(known["harmonised"]["site"]) and found["unharmonised"] == 0
+    assert list(found["test"]["difference"]) == ["mcc", "balanced_accuracy", "auroc", "log_loss"]
+    assert found["n"] == {"train": 10, "test": 10, "persons": 10} and found["status"] == "ok"
+
+
+def test_networks_whose_encoder_moved_are_not_harmonised_and_nobody_is_who_was_not_asked_for(world, tmp_path):
+    folder, inputs, chosen = world
+    for trial in chosen:
+        assert read_json(folder / "out" / trial["id"] / "explain.json")["harmonised"] is None
+    asked = Evaluate(probe=True, harmonise="site")
+    explain(inputs, chosen[:1], asked, tmp_path / "out", CPU)
+    found = read_json(tmp_path / "out" / chosen[0]["id"] / "explain.json")["harmonised"]
+    assert found["status"] == "left out" and "(strategy full)" in found["reason"] and found["test"] is None
 
 
 def test_a_masked_autoencoder_fills_what_it_was_not_shown_and_nothing_else(world, tmp_path):

@@ -51,7 +51,23 @@ def times(rng, persons: int) -> tuple:
     return person, time, hazard[person] + rng.normal(size=len(person)), None
 
 
-WORLDS = {"regression": quantities, "classification": classes, "ordinal": ordered, "survival": times}
+def several(rng, persons: int) -> tuple:
+    """Persons, which of three classes each has at once, as bits, calls and a probability for each."""
+    person = people(rng, persons)
+    has = (rng.normal(size=(persons, 3)) + 0.5 * rng.normal(size=(persons, 1)) > [0.6, 0.0, -0.3])[person]
+    own = rng.normal(0, 0.7, (persons, 3))[person]
+    share = 1 / (1 + np.exp(-1.5 * (1.4 * (has - 0.5) + own + rng.normal(0, 0.7, has.shape))))
+    bits = 2 ** np.arange(3)
+    return person, has @ bits, (share > 0.5) @ bits, share
+
+
+WORLDS = {
+    "regression": quantities,
+    "classification": classes,
+    "ordinal": ordered,
+    "survival": times,
+    "multilabel": several,
+}
 WHOLE = {"survival": 6_000}
 """Persons of whom the true value is computed, where pairs would be too many of 200,000."""
 

@@ -1,24 +1,29 @@
 """Learning curves: simulated ones whose law, kind and crossing are known, and a search's results read as one."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tlimb.config import Objective, Split, Stage
-from tlimb.evaluation.bootstrap import interval
 from tlimb.evaluation.metrics import metric
 from tlimb.files import digest, write_json, write_parquet
 from tlimb.parse import parse
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.crossings import crossing, last_change
-from tlimb.ranking.learning_curves import _drawn_from, _means, _told, by_replicate, choose, learning_curves
+from tlimb.ranking.learning_curves import _ends, _told, by_replicate, choose, learning_curves
 from tlimb.ranking.next_runs import next_runs
 from tlimb.ranking.power_law import describe_curve, fit_power_law, lack_of_fit, power_law
+from tlimb.ranking.report import brief_text, number
 from tlimb.ranking.results import Results
+from tlimb.ranking.sections import sizes
+from tlimb.ranking.sections.live import packed_plotly
 from tlimb.ranking.selection import ranked_candidates
 from tlimb.search.space import assign, candidate_of
 from tlimb.splits import resolved
@@ -302,21 +307,57 @@ def test_a_crossing_without_an_interval_says_the_true_reason(samples, said):
     assert told == f"a stays ahead of b from n = 30 on; {said}"
 
 
-@pytest.mark.parametrize("samples", [5, pytest.param(10, marks=pytest.mark.long)])
-def test_points_of_few_samples_have_intervals_that_hold_the_truth(samples):
-    """Scores that differ by their training sample alone, of 40 persons; 95 % intervals of their mean."""
-    held, runs = 0, 200
+FEW, MANY = (150, 0.90, 0.99), (2000, 0.93, 0.97)
+"""Runs, and how often intervals may hold the truth: of few runs chance alone gives less or more."""
+
+
+@pytest.mark.parametrize("of_persons", [0.02, pytest.param(0.3, marks=pytest.mark.long)])
+@pytest.mark.parametrize("samples", [5, 10, pytest.param(11, marks=pytest.mark.long), pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("runs", "least", "most"), [FEW, pytest.param(*MANY, marks=pytest.mark.long)])
+def test_intervals_hold_the_truth_whether_samples_or_persons_matter_more(samples, of_persons, runs, least, most):
+    """Means of scores of 60 persons after trainings on so many samples; 95 % intervals of the mean of both."""
+    held = 0
     for run in range(runs):
         random = np.random.default_rng([3, run])
-        own = random.normal(0, 0.05, samples)[None, None, :, None] + random.normal(0, 0.005, (1, 1, samples, 301))
-        means = _means(own, run)[0, 0, 1:]
-        low, high = interval(means, 0.95, _drawn_from(samples, 40))
+        person, sample = of_persons * random.normal(size=60), random.normal(0, 0.05, (samples, 1))
+        each = person + sample + of_persons * random.normal(size=(samples, 60))
+        weights = np.concatenate([np.ones((1, 60)), random.multinomial(60, np.full(60, 1 / 60), size=300)])
+        own = each @ weights.T / 60
+        low, high = _ends(own, replace(MEASURE, seed=run), 60)
         held += low <= 0 <= high
-    assert held / runs >= 0.89
+    assert least <= held / runs <= most
 
 
-def test_the_intervals_say_how_often_people_were_drawn(curves):
-    assert curves["interval"] == f"other training samples and other test persons, drawn {MEASURE.resamples} times"
+def test_the_intervals_say_what_they_are_of_and_how_often_people_were_drawn(curves):
+    text = f"other training samples and other test persons, drawn {MEASURE.resamples} times"
+    assert curves["interval"] == {"kind": "samples and persons", "draws": MEASURE.resamples, "text": text}
+
+
+def section(found: dict) -> str:
+    """The report's section of these curves."""
+    loader = FileSystemLoader(Path(__file__).parents[2] / "assets" / "report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"num": number, "brief": brief_text}
+    shown = sizes.learning_curves(SimpleNamespace(learning_curves=found), "score")
+    context = {"learning": shown, "word": "score", "percent": 95, "digits": 2, "live": [], "packed_plotly": packed_plotly}
+    return environment.get_template("learning.j2").render(context)
+
+
+@pytest.mark.parametrize(
+    ("samples", "metric", "kind"),
+    [(1, "balanced_accuracy", "persons"), (2, "balanced_accuracy", "none"), (3, "calibration_error", "none")],
+)
+def test_points_have_the_intervals_that_the_key_says(results, samples, metric, kind):
+    rows = ranked_candidates(results, "diagnosis", MEASURE)
+    few = [row | {"trials": [one for one in row["trials"] if one["replicate"] < samples]} for row in rows]
+    found = learning_curves(results, few, "diagnosis", replace(MEASURE, metric=metric))
+    points = [point for curve in found["curves"] for point in curve["points"] if point["mean"] is not None]
+    assert found["interval"]["kind"] == kind and points
+    assert all(point["low"] is None for point in points) == (kind == "none")
+    assert (found["interval"]["draws"] is None) == (kind == "none") and found["interval"]["text"]
+    page = section(found)
+    assert ("There are no intervals: " in page) == (kind == "none")
+    assert found["interval"]["text"] in page
 
 
 def test_what_would_tell_more_can_be_merged_into_a_sweep(results, curves):

@@ -138,6 +138,53 @@ def test_what_a_space_varies_is_told_by_paths():
     assert varied_paths(together, ["pretrain", "finetune"]) == {("finetune", "epochs")}
 
 
+BSS, NOISE = {"class_path": "BSS"}, {"class_path": "RandomNoise"}
+
+
+def named(document, space: dict, drawn: dict) -> list[str]:
+    """The names of the candidates of `drawn`, the points that a search over `space` has asked for."""
+    document["search"] = {"seeds": [0], "space": drawn}
+    trials = {str(i): {"spec": spec, "init": "e"} for i, spec in enumerate(grid(read_sweep(document)))}
+    return list(candidate_names(trials, space).values())
+
+
+@pytest.mark.parametrize(
+    ("place", "form", "drawn", "terms"),
+    [
+        ("0.init_args.alpha", DRAWN, 0.3, "L2SP alpha 0.3, BSS"),
+        ("-2.weight", DRAWN, 0.3, "L2SP weight 0.3, BSS"),
+        ("*.weight", DRAWN, 0.3, "L2SP weight 0.3, BSS weight 0.3"),
+        ("1", [BSS | {"weight": 0.3}, BSS], BSS | {"weight": 0.3}, "L2SP, BSS weight 0.3"),
+        ("5.weight", DRAWN, None, "L2SP, BSS"),
+    ],
+)
+def test_an_argument_varied_at_a_place_of_a_list_is_named_with_its_class(document, place, form, drawn, terms):
+    document["stages"][-1]["objective"] = {"auxiliary": [l2sp(0.01), BSS]}
+    networks = {"architecture": [{"class_path": "ResNet", "init_args": {"dims": 2}}, {"class_path": "LinearBaseline"}]}
+    address = f"{AUXILIARY}.{place}"
+    points = networks | ({address: [drawn]} if drawn is not None else {})
+    trained, fitted = named(document, networks | {address: form}, points)
+    assert trained == f"full, ResNet, CropCenterDataModule, {terms}"
+    assert fitted == "fitted, LinearBaseline, BaseDataModule"
+
+
+def test_two_terms_of_one_class_are_told_apart(document):
+    document["stages"][-1]["objective"] = {"auxiliary": [l2sp(0.01), l2sp(0.01)]}
+    space = {f"{AUXILIARY}.0.init_args.alpha": [0.1, 0.5]}
+    assert named(document, space, space) == ["L2SP alpha 0.1", "L2SP alpha 0.5"]
+    space = {f"{AUXILIARY}.1.init_args.alpha": [0.1, 0.5]}
+    assert named(document, space, space) == ["L2SP 2 alpha 0.1", "L2SP 2 alpha 0.5"]
+
+
+def test_augmentations_are_named_by_their_class(document):
+    place = "stages.finetune.data.augment"
+    steps = [[], [{"class_path": "RandomFlip"}, NOISE]]
+    assert named(document, {}, {place: steps}) == ["full", "full, RandomFlip, RandomNoise"]
+    document["stages"][-1]["data"]["augment"] = [{"class_path": "RandomBlur"}, NOISE]
+    space = {f"{place}.{i}.init_args.probability": [0.1, 0.5] for i in (0, 1)}
+    assert named(document, space, space)[1] == "RandomBlur probability 0.1, RandomNoise probability 0.5"
+
+
 def test_what_is_varied_in_one_stage_is_not_told_of_another(document):
     space = {"stages.finetune": [{"strategy": "scratch"}, {"strategy": "full"}], "stages.finetune.epochs": [1, 2]}
     document["search"] = {"seeds": [0], "space": space}

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from tlimb.cli import main
+from tlimb.cohort import read_cohort
 from tlimb.durations import duration_text, read_duration
-from tlimb.files import write_json, write_jsonl
+from tlimb.files import read_json, write_json, write_jsonl
 from tlimb.search.costs import read_known, steps_of
+from tlimb.search.jobs import write_round
 from tlimb.search.plan import plan_of
 from tlimb.search.rates import Rates
 from tlimb.search.study import write_study
@@ -79,13 +82,13 @@ def test_classes_of_ones_own_in_the_launch_folder_and_their_values_are_checked(s
 
 def test_values_that_only_a_term_can_judge_are_told_with_their_place(sweep):
     document = json.loads(sweep.read_text())
-    auxiliary = [{"class_path": "L2SP", "init_args": {"alpha": -1}}]
+    primary = {"class_path": "Focal", "init_args": {"class_weights": [1, 2, 3]}}
     document["search"] = {"space": {}}
-    document["stages"][1] |= {"strategy": "full", "objective": {"auxiliary": auxiliary}}
+    document["stages"][1] |= {"strategy": "full", "objective": {"primary": primary}}
     sweep.write_text(json.dumps(document))
     refused = CliRunner().invoke(main, ["plan", str(sweep)])
     assert refused.exit_code == 1
-    assert "stages.finetune.objective.auxiliary[0].init_args.alpha: expected" in refused.output
+    assert "stages.finetune.objective.primary.init_args.class_weights" in refused.output
 
 
 def test_masks_that_a_recipe_asks_for_and_nobody_gives_are_told_before_anything_runs(sweep):
@@ -190,6 +193,25 @@ def test_before_a_first_run_the_time_is_said_to_be_unknown_and_tasks_are_counted
     assert told(sweep)["FINETUNE"] == "4 ?"
 
 
+def test_packs_of_samples_that_lack_a_class_are_counted_as_they_are_written(sweep, tmp_path):
+    sheet = pd.read_csv(sweep.parent / "cohorts.csv")
+    sheet["site"] = ["north", "south", "rare", "south", "north", "south"] * 10
+    sheet.loc[sheet["cohort"] == "clinic", "site"] = ["rare"] * 5 + ["north", "south"] * 9 + ["north"]
+    sheet.to_csv(sweep.parent / "cohorts.csv", index=False)
+    document = json.loads(sweep.read_text())
+    document["split"] |= {"n": 6, "replicates": 8}
+    removal = {"class_path": "AdversarialRemoval", "init_args": {"column": "site"}}
+    document["stages"][1]["objective"] = {"auxiliary": [removal]}
+    document["search"] = {"seeds": [0], "space": {"stages.finetune.strategy": ["scratch"]}}
+    sweep.write_text(json.dumps(document))
+    plan = plan_of(sweep)
+    write_round(tmp_path / "round", plan.proposal, read_cohort(sweep.parent / "cohorts.csv").table, plan.summary, 4)
+    written = [read_json(path) for path in (tmp_path / "round" / "jobs").glob("*/job.json")]
+    packs = [job for job in written if job["kind"] == "finetune"]
+    assert len({str(job["columns"]) for job in packs}) == 2  # of 8 samples some lack the rare site
+    assert len(packs) == 3 and told(sweep)["FINETUNE"] == f"{len(packs)} ?"
+
+
 def test_time_follows_from_what_the_last_run_took(sweep):
     outdir = ran(sweep, seconds=2.0)
     document = json.loads(sweep.read_text())
@@ -220,7 +242,7 @@ def test_several_devices_share_the_time_and_are_counted(sweep):
     sweep.write_text(json.dumps(document))
     both, known = plan_of(sweep), read_known(outdir)
     one, two = (
-        {step.process: step for step in steps_of(of.sweep, of.proposal, of.scans, of.growth, known, (4, 64))}
+        {step.process: step for step in steps_of(of.sweep, of.proposal, of.scans, of.growth, known, (4, 64), of.rows)}
         for of in (alone, both)
     )
     start = known.beside["FINETUNE"] * one["FINETUNE"].tasks

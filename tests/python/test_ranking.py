@@ -155,7 +155,7 @@ def test_rows_and_document_hold_what_the_contract_says(ranking):
     assert set(ranking.document()) == {
         "metric", "direction", "target", "answer", "best", "candidates", "comparisons", "failures", "nested", "oracle", "notes", "cautions",
         "ties", "indistinguishable", "gap", "friedman", "cost", "groups", "calibration", "conformal", "age_bias", "ensembles",
-        "transferability", "learning_curves",
+        "transferability", "harmonised", "learning_curves",
     }  # fmt: skip
     assert set(ranking.candidates[0]) == {*COLUMNS, "spec"}
     assert "seed" not in ranking.candidates[0]["spec"]

@@ -39,6 +39,72 @@ def test_an_argument_of_the_wrong_type_is_told_with_the_right_one():
     assert told("scheduler", "StepLR", {"step_size": 3}) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "arguments", "place", "said"),
+    [
+        ("optimizer", "AdamW", {"lr": -1}, ".lr", "AdamW: expected 0.0 <= lr, found lr -1"),
+        ("optimizer", "AdamW", {"betas": [0.9]}, ".betas", "expected tuple[float | Tensor, float | Tensor], found"),
+        ("optimizer", "AdamW", {"betas": [0.9, 1.0]}, ".betas", "AdamW: expected 0.0 <= betas[1] < 1.0, found"),
+        ("optimizer", "SGD", {"momentum": -0.1}, ".momentum", "SGD: refused where momentum < 0.0, found momentum -0.1"),
+        ("optimizer", "SGD", {"nesterov": True, "dampening": 0.5}, "", "SGD: refused where nesterov and"),
+        ("optimizer", "torch.optim.RMSprop", {"alpha": -1.0}, ".alpha", "torch.optim.RMSprop: expected 0.0 <= alpha"),
+        ("optimizer", "SGD", {"lr": float("nan")}, ".lr", "expected finite numbers, found nan"),
+        ("scheduler", "torch.optim.lr_scheduler.LinearLR", {"start_factor": 0}, ".start_factor", "refused where"),
+        ("objective", "L2SP", {"alpha": -1}, ".alpha", "L2SP: expected 0 <= alpha < inf, found alpha -1"),
+        ("objective", "Huber", {"delta": 0}, ".delta", "Huber: expected 0 < delta < inf, found delta 0"),
+    ],
+)  # fmt: skip
+def test_what_a_class_itself_refuses_is_told_from_its_source(kind, name, arguments, place, said):
+    (text,) = told(kind, name, arguments)
+    assert text.startswith(f"here.init_args{place}: ") and said in text
+
+
+def test_what_a_class_accepts_is_not_refused():
+    accepted = {"lr": 0.0, "betas": [0.9, 0.99], "weight_decay": 0, "eps": 1e-8, "amsgrad": True}
+    assert told("optimizer", "AdamW", accepted) == []
+    assert told("optimizer", "SGD", {"lr": 1, "momentum": 0.9, "nesterov": True}) == []
+
+
+LAB = """
+from torch.optim import AdamW
+
+def least():
+    return 3
+
+class Own(AdamW):
+    def __init__(self, params, rate: float, power: int = 2, low: float = 0.0, high: float = 1.0):
+        if low > high or isinstance(power, str):
+            raise ValueError("low")
+        if power < least():
+            raise ValueError("is not known before")
+        power = 1
+        if power < 2:
+            raise ValueError("of another value than the argument's")
+        super().__init__(params, lr=rate, betas=(low, 0.9))
+
+class Inherited(Own):
+    pass
+"""
+
+
+@pytest.mark.parametrize("name", ["Own", "Inherited"])
+def test_what_a_users_class_and_those_it_is_derived_from_refuse_is_told(tmp_path, monkeypatch, name):
+    (tmp_path / "lab_rates.py").write_text(LAB)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = f"lab_rates.{name}"
+
+    def found(**arguments) -> list[str]:
+        return told("optimizer", path, arguments, trusted=("lab_rates",))
+
+    assert found(rate=0.1) == found(rate=0.1, power=5) == []
+    (high,) = found(rate=0.1, high=-1.0)
+    assert high.startswith(f"here.init_args.high: {path}: refused where low > high or isinstance(power, str), found")
+    assert found(rate=-1.0) == [f"here.init_args: {path}: expected 0.0 <= lr, found lr -1.0"]
+    assert [str(one) for one in registry.missing("optimizer", path, {}, "here")] == [
+        f"here.init_args.rate: missing; {path} has no default for it"
+    ]
+
+
 def test_a_module_outside_the_trusted_ones_is_refused_unless_named():
     assert "not trusted" in told("objective", "json.decoder.JSONDecoder")[0]
     assert told("objective", "json.decoder.JSONDecoder", trusted=("json",)) == []

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from contracts import check_json
 from explained_tree import write_full_tree
 from PIL import Image
 from results_tree import rewrite_json, write_results_tree
@@ -118,6 +119,11 @@ def test_the_command_writes_figures_for_print_and_tables(out):
     document = read_json(out / "ranking.json")
     assert tables["comparisons"]["difference"].tolist() == [one["difference"] for one in document["comparisons"]]
     assert set(tables["groups"]["column"]) == {"site", "sex", "age"}
+    (row,) = document["harmonised"]
+    assert row["candidate"] == document["best"] and row["test"]["difference"]["auroc"] is None
+    check_json("ranking", document)
+    assert tables["harmonised"]["metric"].tolist() == ["balanced_accuracy", "auroc"]
+    assert tables["harmonised"][["difference_value", "n_persons"]].iloc[0].tolist() == [-0.0421, 38]
     best = tables["settings"].query("setting == 'strategy'").set_index("value")["validation_mean"]
     assert best.idxmax() == "full" and list(best.index) == ["frozen", "full", "scratch"]
 

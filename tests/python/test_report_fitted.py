@@ -8,7 +8,7 @@ import pytest
 from explained_tree import add_explanations
 from results_tree import rewrite_json, write_results_tree
 
-from tlimb.files import read_json
+from tlimb.files import read_json, write_json
 from tlimb.ranking.rank import rank
 from tlimb.ranking.report import render
 from tlimb.ranking.results import read_results
@@ -112,6 +112,27 @@ def test_times_are_in_a_unit_that_fits_the_longest():
     found = [time_unit(seconds) for seconds in ([9.0, 41.0], [41.0, 600.0], [60.0, 9000.0], [])]
     assert [name for _, name in found] == ["seconds", "minutes", "hours", "seconds"]
     assert [size for size, _ in found] == [1, 60, 3600, 1]
+
+
+def test_the_page_tells_what_harmonising_changed_on_test_people_or_why_it_was_left_out(made, tmp_path):
+    tree, results, ranking = made
+    trial = next(one for one in results.trials if one["candidate"] == ranking.best)
+    folder = add_explanations(tmp_path, trial, ranking.candidates[0]["name"], results.scans["scan_id"][:12].tolist())
+    path, said = folder / trial["id"] / "explain.json", {}
+    known = read_json(path)
+    older = {key: value for key, value in known.items() if key != "harmonised"}
+    reason = "training moved the encoder (strategy full)"
+    left = known | {"harmonised": known["harmonised"] | {"status": "left out", "reason": reason, "test": None}}
+    for name, facts in (("measured", known), ("left out", left), ("older", older)):
+        write_json(path, facts)
+        results = read_results(**tree, explanations=folder)
+        page = page_of(results, rank(results))
+        said[name] = page[page.index('<section id="looks">') :]
+        assert ('id="harmonised"' in page) == (name != "older")
+    counts = "80 training scans, 40 test scans of 38 persons; 1 scan stays"
+    for text in ("−0.042<", "−0.100 to 0.013", counts, "0.80 → 0.40"):
+        assert text in said["measured"]
+    assert f"left out: {reason}" in said["left out"]
 
 
 def test_what_was_not_reconstructed_goes_by_the_name_of_its_stage(made, tmp_path):

@@ -12,6 +12,7 @@ from tlimb.errors import InputError
 from tlimb.files import read_json, read_jsonl, write_json
 from tlimb.search.jobs import packs, write_round
 from tlimb.search.preprocessed import all_fine
+from tlimb.search.split_rows import SplitRows
 from tlimb.search.study import read_scores, tell, write_study
 from tlimb.search.suggest import outlook, suggest
 
@@ -170,14 +171,17 @@ def test_packs_hold_one_budget_and_probes_one_set_of_encoders(document, table, l
     assert set(rows["role"]) == {"train", "validation"} and rows["split"].nunique() == 3
     assert rows["diagnosis"].notna().all() and len(probe["inits"]) == 2 and probe["target"] == "diagnosis"
     assert set(probe["columns"]) == {"sex", "age"}
+    rows = SplitRows(proposal.splits, table, labels)
     trials = [trial | {"budget": 1 + i % 2} for i, trial in enumerate(proposal.trials)]
-    assert all(len({trial["budget"] for trial in pack}) == 1 for pack in packs(replace(proposal, trials=trials), 8))
-    document["evaluate"] = {"groups": ["sexx"], "probe": True, "harmonise": "age", "keeping": ["diagnosis"]}
+    assert all(len({trial["budget"] for trial in pack}) == 1 for pack in packs(replace(proposal, trials=trials), 8, rows))
+    document["evaluate"] = {"groups": ["sexx"], "probe": True, "harmonise": "age", "keeping": ["diagnosis", "many"]}
+    labels["many"] = {"kind": "multilabel", "classes": ["a", "b"], "n": 60}
     with pytest.raises(InputError) as caught:
         suggest(read_sweep(document), table, labels, recipes)
     assert "evaluate.groups[0]: no label column is called 'sexx' (did you mean 'sex'?)" in str(caught.value)
     assert "evaluate.harmonise: 'age' is of kind regression; features are harmonised over classes" in str(caught.value)
     assert "evaluate.keeping: 'diagnosis' is a target" in str(caught.value)
+    assert "evaluate.keeping[1]: 'many' is of kind multilabel; effects of quantities and of classes are kept" in str(caught.value)
 
 
 def test_harmonising_without_a_probe_and_keeping_without_harmonising_are_told(document):

@@ -22,6 +22,7 @@ from tlimb.search.study import (
     Round,
     find_study,
     new_study,
+    of_one_search,
     preference,
     read_scores,
     read_study,
@@ -301,6 +302,20 @@ def test_the_study_of_a_folder_is_the_last_that_belongs_to_the_rounds_before_it(
     left(2, [["a"], ["d"]])
     assert find_study(tmp_path) == tmp_path / "round-2" / "study.json"
     assert find_study(tmp_path / "round-1" / "study.json") == tmp_path / "round-1" / "study.json"
+    (tmp_path / "round-2" / "study.json").write_text('{"half')
+    assert find_study(tmp_path) == tmp_path / "round-1" / "study.json"
+
+
+def test_rounds_belong_to_one_search_while_each_knows_of_the_trials_before_it():
+    def told(*rounds: str, finished: bool = False) -> dict:
+        return {"finished": finished, "rounds": [{"points": [{"trials": [trial]}]} for trial in rounds]}
+
+    assert of_one_search([]) == 0
+    assert of_one_search([told("a"), told("a", "b"), told("a", "b", "c", finished=True), told("a", "b", "c", "d")]) == 3
+    assert of_one_search([told("a"), told("a", "b"), told("a", "x", "c")]) == 2
+    assert of_one_search([told("a"), told("a", "b", "c")]) == 2
+    assert of_one_search([told("a", finished=True), None]) == 1
+    assert of_one_search([None, told("a", "b"), None]) == 3
 
 
 def test_a_score_that_could_not_be_computed_is_none(tmp_path):

@@ -156,7 +156,7 @@ def test_a_scan_that_has_one_of_several_targets_stays_where_the_rest_is_masked(t
         ({"labelled": CLINIC}, {"objective": {"auxiliary": [{"class_path": "FixMatch"}]}}, "FixMatch needs a second set of scans"),
         ({"labelled": CLINIC}, {"objective": {"auxiliary": [{"class_path": "DANN"}]}}, "DANN needs a second set of scans"),
         ({"labelled": CLINIC}, {"scenario": {"class_path": "Simultaneous"}}, "Simultaneous needs a second set of scans"),
-        ({"labelled": CLINIC}, {"objective": {"auxiliary": [{"class_path": "AdversarialRemoval"}]}}, "needs the name of a label column"),
+        ({"labelled": CLINIC}, {"objective": {"auxiliary": [{"class_path": "AdversarialRemoval"}]}}, "init_args.column: missing; AdversarialRemoval has no default for it"),
         ({"labelled": CLINIC}, {"objective": {"auxiliary": [SITE]}}, "no label column is called 'site'"),
         ({"labelled": CLINIC}, {"objective": {"combine": {"class_path": "PCGrad"}}}, "makes one loss of several targets'"),
         ({"labelled": CLINIC}, {"objective": {"primary": {"class_path": "Huber"}}}, "it is for the kind regression"),

@@ -54,6 +54,50 @@ def test_an_object_is_merged_unless_it_names_a_class():
     assert base["stages"][0]["x"]["y"] == 1
 
 
+def test_an_argument_of_a_class_that_another_key_varies_is_set_where_the_variant_leaves_it_out(document):
+    del document["architecture"]
+    document["search"] = {
+        "seeds": [0],
+        "space": {
+            "architecture": [{"class_path": "ResNet"}, {"class_path": "CNN3D"}],
+            "architecture.init_args.depth": {"variants": [10, 18], "when": {"architecture": {"class_path": "ResNet"}}},
+            "stages.*.data.module": [{"class_path": "BaseDataModule"}],
+        },
+    }
+    networks = [spec["architecture"] for spec in grid(read_sweep(document))]
+    assert [(one["class_path"], one["init_args"]) for one in networks] == [("ResNet", {"depth": 10}), ("ResNet", {"depth": 18}), ("CNN3D", {})]
+
+
+def test_rates_that_no_training_can_have_are_told_before_it_with_their_path(document):
+    stages = document["stages"]
+    stages[0] |= {"optimizer": {"class_path": "SGD", "init_args": {"lr": float("nan"), "weight_decay": -1}}}
+    stages[1] |= {"optimizer": {"class_path": "AdamW", "init_args": {"lr": -1}}, "scheduler": {"class_path": "StepLR"}}
+    document["search"]["space"] = {"stages.pretrain.scheduler": [None, {"class_path": "WarmupCosine"}]}
+    told = problems_of(document)
+    assert "stages[0].optimizer.init_args.lr: expected finite numbers, found nan" in told
+    assert "stages[1].optimizer.init_args.lr: AdamW: expected 0.0 <= lr, found lr -1" in told
+    assert "stages[1].scheduler.init_args.step_size: missing; StepLR has no default for it" in told
+    where = "search.space.'stages.pretrain.scheduler'[1]: stages[0].scheduler.init_args: WarmupCosine"
+    assert where in told and "found warmup 5, epochs 3" in told
+
+
+def test_a_rate_below_0_is_refused_of_a_class_that_does_not_say_so(document, tmp_path, monkeypatch):
+    source = "class Own:\n    def __init__(self, params, lr, weight_decay=0.0): ...\n"
+    (tmp_path / "lab_optimizer.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"class_path": "lab_optimizer.Own", "init_args": {"lr": 0.1, "weight_decay": -0.1}}
+    document["stages"][1]["optimizer"] = own
+    with pytest.raises(InputError, match=r"stages\[1\].optimizer.init_args.weight_decay: expected a number of at leas"):
+        grid(read_sweep(document), trusted=["lab_optimizer"])
+
+
+def test_an_argument_that_only_some_of_the_varied_classes_take_is_told_with_both_variants(document):
+    networks = [{"class_path": name, "init_args": {"dims": 2}} for name in ("ResNet", "DenseNet")]
+    document["search"] = {"seeds": [0], "space": {"architecture": networks, "architecture.init_args.depth": [18]}}
+    told = problems_of(document)
+    assert "search.space.'architecture'[1]: architecture.init_args.depth: expected 121, 169 or 201, found 18" in told
+
+
 def test_several_paths_share_one_value(document):
     document["search"]["space"] = {"stages.pretrain.batch_size, stages.finetune.batch_size": [4, 8]}
     for spec in grid(read_sweep(document)):

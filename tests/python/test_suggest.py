@@ -11,6 +11,7 @@ from tlimb.files import read_json, read_jsonl
 from tlimb.search.jobs import packs, write_round
 from tlimb.search.leaks import require_no_leak
 from tlimb.search.preprocessed import Recipes, all_fine
+from tlimb.search.split_rows import SplitRows
 from tlimb.search.suggest import suggest
 
 
@@ -301,7 +302,7 @@ def test_packs_hold_out_the_same_people_for_all_their_trials(document, table, la
     document["search"]["space"]["split.n"] = [4, 6]
     document["split"]["repeats"] = 2
     proposal = propose(document, table, labels, recipes)
-    groups = packs(proposal, 100)
+    groups = packs(proposal, 100, SplitRows(proposal.splits, table, labels))
     assert sorted(len({trial["split"] for trial in group}) for group in groups) == [2] * 8  # two seeds, two repeats, from scratch and not
     for group in groups:
         assert len({frozenset(held_out(proposal, trial["split"])) for trial in group}) == 1
@@ -331,7 +332,9 @@ def test_packs_stay_as_they_are_where_samples_are_added(document, table, labels,
 
     def packs_of(replicates: int) -> list[list[str]]:
         document["split"]["replicates"] = replicates
-        return [[trial["id"] for trial in pack] for pack in packs(propose(document, table, labels, recipes), 4)]
+        proposal = propose(document, table, labels, recipes)
+        rows = SplitRows(proposal.splits, table, labels)
+        return [[trial["id"] for trial in pack] for pack in packs(proposal, 4, rows)]
 
     before, after = packs_of(4), packs_of(5)
     assert len(before) > 4 and all(pack in after for pack in before if len(pack) == 4)
@@ -345,7 +348,7 @@ def test_packs_keep_those_that_wait_for_nothing_apart(document, table, labels, r
     proposal = propose(document, table, labels, recipes)
     trials = proposal.trials
     for size in (1, 2, 3, 8):
-        groups = packs(proposal, size)
+        groups = packs(proposal, size, SplitRows(proposal.splits, table, labels))
         assert sorted(t["id"] for g in groups for t in g) == sorted(t["id"] for t in trials)
         assert all(len(group) <= size and len({t["init"] == "" for t in group}) == 1 for group in groups)
 

@@ -497,7 +497,7 @@ def test_what_a_trial_raises_is_its_reason_and_the_pack_goes_on(world, tmp_path)
     assert "no pretrained encoder to stay near" in reasons[0]
     assert "no pretrained encoder to freeze" in reasons[1]
     assert "at least 32 voxels" in reasons[2]
-    assert reasons[3] == "ValueError: Invalid learning rate: -1.0"
+    assert reasons[3] == 'optimizer.init_args: SGD refuses {"lr":-1.0}: Invalid learning rate: -1.0'
     assert "did you mean 'validation_accuracy'" in reasons[4]
     assert reasons[5] == ""
 

@@ -186,6 +186,7 @@ def probed(tmp_path_factory):
     table = roles(people, 6, 0).assign(site=np.where(np.arange(20) % 3 == 0, "a", "b"))
     facts = {"id": JOB, "kind": "probe", "inits": [ENCODER, LOST], "recipe": "default", "shards": ["all"]}
     facts |= {"target": "diagnosis", "labels": {"diagnosis": DIAGNOSIS}, "columns": COLUMNS}
+    facts |= {"starts": [], "files": []}
 
     def run(name: str, table: pd.DataFrame) -> dict:
         out = folder / f"{name}-out"
@@ -270,6 +271,7 @@ def probe_file(folder, ids: list[str]) -> None:
     for number, identity in enumerate(["random", *ids]):
         splits = [split_of(name, {"logme": number + shift, "leep": None}) for name, shift in (("s", 0.0), ("t", 1.0))]
         facts = {"id": identity, "status": "ok", "reason": "", "architecture": "ResNet", "stage": "pretrain", "seed": 0}
+        facts |= {"weights": None}
         rows.append(facts | {"features": 8, "seconds": 1.0, "splits": splits})
     rows.append(rows[-1] | {"id": LOST, "status": "failed", "reason": "diverged", "features": None, "splits": []})
     facts = {"id": JOB, "recipe": "default", "target": "diagnosis", "kind": "classification", "classes": ["a", "b"]}

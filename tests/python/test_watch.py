@@ -270,6 +270,8 @@ def test_names_of_points_say_what_differs_with_classes_and_their_arguments():
     ]
     assert point_names([point(0.1, 10), point(0.1, 18)]) == ["ResNet depth 10", "ResNet depth 18"]
     assert point_names([point(0.1, 10)]) == ["the one candidate"]
+    twice = [{"stages.finetune.objective.auxiliary": [L2SP | {"weight": weight}, L2SP]} for weight in (0.1, 0.5)]
+    assert point_names(twice) == ["L2SP weight 0.1", "L2SP weight 0.5"]
 
 
 def test_the_page_names_the_best_of_those_trained_longest_and_what_is_trained_now(tmp_path):
@@ -355,3 +357,17 @@ def test_rounds_that_an_earlier_search_left_are_not_counted(results):
     assert Watcher(results).look().rounds == 3
     left(1, ["a"], finished=True)
     assert Watcher(results).look().rounds == 1
+
+
+def test_of_a_run_of_stubs_what_is_done_is_told_and_that_nothing_is_trained(tmp_path):
+    write_jsonl(tmp_path / "search" / "round-1" / "trials.jsonl", [{"id": "a", "init": ""}, {"id": "b", "init": "c"}])
+    write_jsonl(tmp_path / "search" / "round-1" / "pretrainings.jsonl", [{"id": "c", "level": 1, "parent": ""}])
+    write_json(tmp_path / "search" / "round-1" / "study.json", {"rounds": [], "finished": True, "reason": "stub"})
+    write_json(tmp_path / "encoders" / "c" / "encoder.json", {"id": "c", "status": "ok", "reason": ""})
+    write_json(tmp_path / "models" / "a" / "model.json", {"id": "a", "status": "ok", "reason": "", "budget": 1})
+    standing = Watcher(tmp_path).look()
+    assert standing.stub and standing.pretrainings == Count(1, 1) and standing.trials == Count(2, 1)
+    assert standing.best is None and standing.left is None and not standing.over
+    text = told(tmp_path)
+    assert "1 of 2" in text and "nothing is trained or scored in this run" in text
+    assert "best so far" not in text and "epochs" not in text and "time left" not in text

@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from tlimb.architectures.linear_fit import cross_entropy
+from tlimb.data.targets import Target, softmax
 from tlimb.evaluation.metrics import metric
 from tlimb.evaluation.transferability import SCORE
 
@@ -29,6 +31,38 @@ class Labelled:
     features: np.ndarray
     truth: np.ndarray
     persons: np.ndarray
+
+
+@dataclass(frozen=True)
+class Part:
+    """Scans of a role: their rows (labels, site, covariates) and, in the same order, features and truth."""
+
+    table: pd.DataFrame
+    labelled: Labelled
+
+
+def parts_of(
+    rows: pd.DataFrame, role: str, features: np.ndarray, row: dict[str, int], target: Target
+) -> tuple[Part, Part]:
+    """The training scans, each as often as it was drawn (`times`), and those of `role`, sorted by scan_id.
+
+    row: scan_id -> its row of features (n, F). Scans without one or without a label of the target are left out.
+    """
+    rows = rows[rows["scan_id"].isin(row) & rows[target.name].notna()].sort_values("scan_id")
+    train = rows[rows["role"] == "train"]
+    train = train.loc[train.index.repeat(train["times"])]
+    parts = []
+    for table in (train, rows[rows["role"] == role]):
+        own = features[[row[scan] for scan in table["scan_id"]]]
+        parts.append(Part(table, Labelled(own, target.truth(table[target.name]), table["person"].to_numpy(str))))
+    return parts[0], parts[1]
+
+
+def says_nothing(train: Part, shown: Part) -> str:
+    """Why no probe of the training scans can be measured on those shown; empty where one can."""
+    if len(shown.table) and len(set(train.labelled.truth)) > 1:
+        return ""
+    return "no scan of one part has a label and finite features, or all training labels are equal"
 
 
 @dataclass(frozen=True)
@@ -79,6 +113,12 @@ def _of_all_classes(model, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return weights, constants
 
 
+def probed(train: Labelled, features: np.ndarray, kind: str, classes: int, seed: int) -> np.ndarray:
+    """Outputs (n, K) for features of the probe of training scans whose penalty `cross_validated` chose."""
+    _, penalty = cross_validated(train, kind, classes, seed)
+    return fit_probe(train.features, train.truth, kind, classes, penalty)(features)
+
+
 def cross_validated(train: Labelled, kind: str, classes: int, seed: int) -> tuple[float, float]:
     """The probe's score on people left out, and its penalty: that with the least loss there.
 
@@ -124,11 +164,13 @@ def _loss(outputs: np.ndarray, truth: np.ndarray, kind: str) -> float:
 
 def measured(outputs: np.ndarray, truth: np.ndarray, kind: str) -> dict[str, float]:
     """Metric -> value of a probe's outputs (n, K); NaN where one can't be computed."""
-    if kind == "regression":
-        return {name: metric(name, truth, outputs[:, 0]) for name in METRICS[kind]}
-    powers = np.exp(outputs - outputs.max(1, keepdims=True))
-    shares = powers / powers.sum(1, keepdims=True)
-    return {name: metric(name, truth, outputs.argmax(1), shares) for name in METRICS[kind]}
+    prediction, shares = predicted(outputs, kind)
+    return {name: metric(name, truth, prediction, shares) for name in METRICS[kind]}
+
+
+def predicted(outputs: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """A probe's outputs (n, K) as predictions (n,) and probabilities (n, K) of classes, None for quantities."""
+    return (outputs[:, 0], None) if kind == "regression" else (outputs.argmax(1).astype(float), softmax(outputs))
 
 
 def finite(values: dict[str, float]) -> dict[str, float | None]:

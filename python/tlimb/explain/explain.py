@@ -15,7 +15,10 @@ from tlimb.data.view import View
 from tlimb.errors import InputError
 from tlimb.evaluate_settings import Evaluate
 from tlimb.evaluation.predict import Model, images_key, read_model, view_of
+from tlimb.evaluation.linear_probe import parts_of
+from tlimb.evaluation.tables import unlabelled
 from tlimb.explain import features as layouts
+from tlimb.explain.harmonised import left_out, on_test, why_not, with_columns
 from tlimb.explain.methods import METHODS, Asked, Found
 from tlimb.explain.output import DoesNotApply
 from tlimb.explain.picture import Caption
@@ -63,9 +66,9 @@ class Trial:
 def explain(inputs: Inputs, chosen: list[dict], settings: Evaluate, out, device: torch.device) -> None:
     """Explain those trials of a pack that were selected, into out/<trial id>/.
 
-    chosen: the trials of selected.json. settings: `seed`, `explain` and `explained`. Test scans are looked at once
-    everything is chosen, and choose nothing. Raises InputError for a model that does not load whole, or was
-    trained on scans prepared otherwise.
+    chosen: the trials of selected.json. settings: `seed`, `explain` and `explained`, and where features are harmonised
+    `harmonise`, `keeping`, `bootstrap` and `confidence`. Test scans are looked at once everything is chosen, and choose
+    nothing. Raises InputError for a model that does not load whole, or was trained on scans prepared otherwise.
     """
     facts, known = read_json(Path(inputs.job) / "job.json"), {trial["id"]: trial for trial in chosen}
     tables = [pd.read_parquet(Path(inputs.job) / f"table-{part}.parquet") for part in ("validation", "test")]
@@ -105,6 +108,7 @@ def _explain(trial: Trial, inputs: Inputs, settings: Evaluate, folder: Path) -> 
         said["methods"] = {name: _left_out(reason) | {"scans": 0, "maps": []} for name in settings.explain}
     said["features"] = _features(trial, inputs, seed, folder)
     said["reconstructions"] = _reconstructions(trial, inputs, seed, folder)
+    said["harmonised"] = _harmonised(trial, inputs, settings)
     write_explanation(folder, said)
 
 
@@ -159,9 +163,7 @@ def _features(trial: Trial, inputs: Inputs, seed: int, folder: Path) -> dict:
     if len(held_out) > layouts.MOST:
         order = np.random.default_rng(seed).permutation(len(held_out))[: layouts.MOST]
         rows = held_out.iloc[np.sort(order)].reset_index(drop=True)
-    targets = trial.model.targets
-    unlabelled = rows[["scan_id", "person"]].assign(**{target.name: np.nan for target in targets})
-    features = encode(trial.model.network, trial.view.dataset(unlabelled, targets), trial.view, trial.device)
+    targets, features = trial.model.targets, _encoded(trial, rows, trial.view)
     components, shares = layouts.pca(features)
     near, perplexity = layouts.tsne(features, seed)
     graph, neighbours = layouts.umap(features, seed)
@@ -173,6 +175,36 @@ def _features(trial: Trial, inputs: Inputs, seed: int, folder: Path) -> dict:
     facts = {"file": "features.parquet", "scans": len(rows), "of": len(held_out), "width": features.shape[1]}
     facts |= {"explained_variance": shares, "perplexity": perplexity, "neighbours": neighbours}
     return {"status": "ok", "reason": ""} | facts | {"columns": list(labels)}
+
+
+def _encoded(trial: Trial, rows: pd.DataFrame, view: View) -> np.ndarray:
+    """Features (n, F) of those rows, whose labels nobody is told."""
+    dataset = view.dataset(unlabelled(rows, trial.model.targets), trial.model.targets)
+    return encode(trial.model.network, dataset, view, trial.device)
+
+
+def _harmonised(trial: Trial, inputs: Inputs, settings: Evaluate) -> dict | None:
+    """What harmonising over sites changes on test people; null where nobody asked."""
+    if settings.harmonise is None:
+        return None
+    reason = why_not(trial.model.facts["strategy"], trial.target)
+    test = trial.rows[trial.rows["role"] == "test"]
+    if not reason and not len(test):
+        reason = "there are no test scans"
+    elif not reason and inputs.cohort is None:
+        reason = f"the table with '{settings.harmonise}' of the scans was not given"
+    if reason:
+        return left_out(reason, settings)
+    known, split = pd.read_parquet(Path(inputs.job) / "table.parquet"), trial.model.facts["split"]
+    train = known[(known["role"] == "train") & (known["split"] == split)]
+    view = view_of(trial.model.facts, trial.store, train["scan_id"], trial.device, inputs.trusted)
+    features = np.concatenate([_encoded(trial, train, view), _encoded(trial, test, trial.view)]).astype(float)
+    scans = [*train["scan_id"], *test["scan_id"]]
+    row = {scan: number for number, scan in enumerate(scans) if np.isfinite(features[number]).all()}
+    target, columns = trial.target, trial.chosen["columns"]
+    rows = with_columns(pd.concat([train, test], ignore_index=True), inputs.cohort, columns)
+    parts = parts_of(rows, "test", features, row, target)
+    return on_test(*parts, target, columns, settings, trial.chosen["metric"])
 
 
 def _reconstructions(trial: Trial, inputs: Inputs, seed: int, folder: Path) -> dict:

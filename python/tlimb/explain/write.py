@@ -23,7 +23,13 @@
          "error": 0.12,                                            mean squared error over the scans that were coded
          "code": {"scans": 48, "numbers": 27104,
                   "values": {"edges": [65 numbers], "counts": [64], "near_zero": 0.4},
-                  "means":  {"edges": [65 numbers], "counts": [64], "near_zero": 0.2}}}]}}
+                  "means":  {"edges": [65 numbers], "counts": [64], "near_zero": 0.2}}}]},
+     "harmonised": null |                                           nobody asked
+       {"status", "reason", "column": "site", "keeping": ["age"],
+        "unharmonised": 2,                                          scans of both parts that ComBat left as they are
+        "n": {"train": 80, "test": 40, "persons": 38},              scans; persons tested
+        "test": null | {"before": {"auroc": {"value", "low", "high"} | null}, "after", "difference"},
+        "site": null | {"before": 0.8, "after": 0.5, "chance": 0.5}}}
 
 A method that does not apply to a network is "left out" with its reason, and has no maps; the `reason` of one that is
 "ok" says what a reader must know. `class` is null where one map
@@ -31,7 +37,9 @@ stands for all scans. `peak` is the value of the largest size in the mean map, `
 where scans are in no template space or the map is 0 everywhere; `peak_voxel` counts in the store's grid (in the image's
 own where its place in that is not known, and then `nifti` is null). Of time series `png` is regions by time and
 `peak_voxel` a region and a time point.
-`scans` of the features are those that were laid out, of `of` that were held out.
+`scans` of the features are those that were laid out, of `of` that were held out. `harmonised` has, of a network whose
+encoder stayed frozen, the metrics of a linear probe on test scans before and after ComBat over `column`, their paired
+difference, and the balanced accuracy with which a probe tells the site of test scans.
 
 features.parquet, a row a held-out scan: scan_id, person, set (validation, test, external-<cohort>), pc1, pc2, tsne1,
 tsne2, umap1, umap2 (null where there are too few scans) and label columns.

@@ -44,6 +44,10 @@ class Objective(nn.Module):
     its weights already; else c is 1. Over several targets the primary term is the mean of those of which a scan of the
     batch has a label, or what `combine` makes of them.
 
+    A batch whose gradient is added to those of others brings its part of their common means: each target's loss counts
+    as `Step.shares` says, and the targets are those of which a scan of any of the batches has a label. A `combine` is
+    given these losses where it is `additive` (its values for the batches add up), else the batch's own means.
+
     A term whose weight is 0 in a step is not computed in it, so that it changes nothing.
 
     After MixUp a scan has two labels a and b and weighs lambda L(out, a) + (1 - lambda) L(out, b): the mean is
@@ -168,6 +172,9 @@ class Objective(nn.Module):
         if len(self.targets) > 1:
             self.last = {name: (mean.detach(), scans.detach()) for name, (mean, scans) in means.items()}
         losses = {name: mean for name, (mean, _) in means.items()}
+        if step.shares is not None and (self.combine is None or getattr(self.combine, "additive", False)):
+            absent = {name: _nothing([step.outputs[name]]) for name in step.shares if name not in losses}
+            losses = {name: (losses | absent)[name] * share for name, share in step.shares.items()}
         if self.combine is None or not losses:
             return self._mean(losses, step.outputs)
         torch.manual_seed(seed_for(torch.initial_seed(), "combine"))
@@ -186,6 +193,16 @@ class Objective(nn.Module):
         """Target -> the mean loss over its labelled scans, a scalar; without those of which no scan has a label."""
         return {name: mean for name, (mean, _) in self._means(outputs, labels).items()}
 
+    def counts(self, labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Target -> what each scan counts in its mean loss, (n,) in 64 bits on the CPU, by the labels of `primary`."""
+        found = {}
+        for target, loss, label in zip(self.targets, self.losses, labels):
+            label = label.to(next(loss.buffers(), label).device)
+            known = torch.where(_uncounted(target, label), 0.0, 1.0)
+            wanted = _label_as_losses_want(target, label.nan_to_num(0.0))
+            found[target.name] = _counted(loss, wanted, known).cpu().double()
+        return found
+
     def _means(self, outputs, labels) -> dict[str, tuple[Tensor, Tensor]]:
         """Target -> the mean loss over its labelled scans, and how many these are."""
         found = {}
@@ -196,7 +213,7 @@ class Objective(nn.Module):
                 output, wanted = _as_losses_want(target, outputs[target.name], label.nan_to_num(0.0))
                 each = _of_scans(loss(output, wanted), loss, len(label))
                 losses = losses + torch.where(known > 0, known * each, 0.0).sum()
-                counted = counted + (known * loss.counted(wanted) if hasattr(loss, "counted") else known).sum()
+                counted = counted + _counted(loss, wanted, known).sum()
                 scans = scans + known.sum()
             if counted > 0:
                 found[target.name] = losses / counted * scans.clamp(max=1), scans
@@ -237,11 +254,19 @@ def _uncounted(target: Target, label: Tensor) -> Tensor:
     return label.isnan() if label.ndim == 1 else label.isnan().any(1)
 
 
+def _counted(loss: nn.Module, label: Tensor, known: Tensor) -> Tensor:
+    """What scans count in the mean of a loss, (B,): as far as their label is known, as its class does."""
+    return known * loss.counted(label) if hasattr(loss, "counted") else known
+
+
+def _label_as_losses_want(target: Target, label: Tensor) -> Tensor:
+    return label.long() if target.kind == "classification" else label
+
+
 def _as_losses_want(target: Target, output: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs in 32 bits at least, those of a quantity as (B,); numbers of classes as whole ones."""
     output = output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
-    if target.kind == "classification":
-        return output, label.long()
+    label = _label_as_losses_want(target, label)
     return (output[:, 0], label) if target.kind == "regression" and not target.bins else (output, label)
 
 

@@ -24,6 +24,7 @@ class PCGrad(nn.Module):
     """
 
     needs = ("targets", "moving")
+    additive = True
 
     def __init__(self):
         super().__init__()

@@ -22,7 +22,8 @@ class Step:
     have labels, B1. progress: 0 at the first step of training, 1 at the last one. epoch: counted from 1. training:
     False on the validation part. featured: `images` are features (B, F) of a frozen encoder. whole: the pass takes
     unlabelled images too. seen: what is done to images before the pass, for a primary term that hides parts of them.
-    names: of the heads that the pass takes, all where None.
+    names: of the heads that the pass takes, all where None. shares: what `tlimb.scenarios.parts` says of a batch whose
+    gradient is added to those of others: target -> how much its mean loss counts beside the batch's labelled scans.
     """
 
     network: Network
@@ -37,6 +38,7 @@ class Step:
     whole: bool = False
     seen: Callable[[Tensor], Tensor] | None = None
     names: tuple[str, ...] | None = None
+    shares: dict[str, float] | None = None
 
     @property
     def labelled_images(self) -> Tensor:

@@ -23,6 +23,7 @@ class UncertaintyWeighting(nn.Module):
     """
 
     needs = ("targets",)
+    additive = True
 
     def __init__(self, *, targets: Sequence[Target]):
         super().__init__()

@@ -18,6 +18,7 @@ class WeightedSum(nn.Module):
     """
 
     needs = ("targets",)
+    additive = True
 
     def __init__(self, weights: dict[str, float], *, targets: Sequence[Target]):
         super().__init__()

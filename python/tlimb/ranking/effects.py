@@ -7,7 +7,7 @@ import numpy as np
 
 from tlimb.files import canonical_json
 from tlimb.ranking.figures import Axis, axis, spread_axis
-from tlimb.ranking.names import differing, path_labels, settings_of, value_text
+from tlimb.ranking.names import differing, is_term, path_labels, settings_of, value_text
 from tlimb.seeds import seed_for
 
 MOST_VALUES = 8
@@ -33,8 +33,8 @@ def marginal_means(candidates: list[dict], trials: list[dict]) -> list[dict]:
 def settings_and_scores(candidates: list[dict], trials: list[dict]) -> tuple[dict[str, dict], dict[str, float]]:
     """(setting -> candidate -> its value, candidate -> validation mean), of the settings in which candidates differ.
 
-    A candidate for which a setting means nothing stands not under it; of an auxiliary term the value is whether it is
-    there.
+    A candidate for which a setting means nothing stands not under it; of an auxiliary term or an augmentation the
+    value is whether it is there.
     """
     first = {trial["candidate"]: trial for trial in reversed(trials)}
     scores = {row["candidate"]: row["validation_mean"] for row in candidates if row["validation_mean"] is not None}
@@ -43,7 +43,7 @@ def settings_and_scores(candidates: list[dict], trials: list[dict]) -> tuple[dic
     labels = path_labels(paths, trials[0]["spec"]["stages"][-1]["name"])
     columns = {}
     for path in paths:
-        optional = len(path) > 1 and path[-2] == "auxiliary"
+        optional = is_term(path)
         columns[labels[path]] = {
             candidate: bool(values.get(path)) if optional else values[path]
             for candidate, values in found.items()

@@ -1,7 +1,9 @@
 """Learning curves: score against the number of training persons, one curve a strategy.
 
 `learning_curves` of ranking.json, null where fewer than two `split.n` were tried:
-{"metric", "direction", "sizes": [20, 40, 80], "replicates": 10, "interval": "what the intervals speak of",
+{"metric", "direction", "sizes": [20, 40, 80], "replicates": 10,
+ "interval": {"kind": "samples and persons" | "persons" | "none" (low and high are null), "draws": 1000, or null for
+              none, "text": what the intervals speak of, or why there are none},
  "curves": [{"strategy": "full",
    "points": [{"n": 20, "mean", "sd" (over replicates, null for one), "low", "high", "validation", "replicates": 10,
                "chosen": {candidate name: in how many replicates}}],
@@ -16,10 +18,11 @@ Reading test scores here is no selection: in each (strategy, n, replicate) one m
 score, and the test score of that one alone is read. The best candidate of the whole search is chosen elsewhere, and
 nothing here changes it.
 
-Intervals are of both kinds of chance, other replicates of the training sample and other test persons, drawn together:
-Owen AB. The pigeonhole bootstrap. Ann Appl Stat 2007, 1:386-411. All strategies and sizes meet the same draws, so that
-curves are compared in pairs. There are as many draws as `evaluate.bootstrap` says, but fewer where there are many
-models to score: 200,000 draws times models at most, and never fewer than 200.
+Intervals are of both kinds of chance, other training samples and other test persons. Those of points and of leads are
+percentiles over drawn persons, stretched by what the samples differ beyond that (`training_chance`). Where curves
+cross, samples and persons are drawn together: Owen AB. The pigeonhole bootstrap. Ann Appl Stat 2007, 1:386-411. All strategies
+and sizes meet the same draws, so that curves are compared in pairs. There are as many draws as `evaluate.bootstrap`
+says, but fewer where there are many models to score: 200,000 draws times models at most, and never fewer than 200.
 """
 
 import statistics
@@ -30,13 +33,14 @@ import numpy as np
 
 from tlimb.evaluation.bootstrap import interval, person_bootstrap
 from tlimb.evaluation.metrics import DIRECTIONS, WITHOUT_INTERVAL, prediction_arrays, weighted_metric
-from tlimb.ranking.answer import decimals, number_text, range_text
-from tlimb.ranking.compare import Measure, persons_of
+from tlimb.ranking.answer import WORDS, decimals, number_text, range_text
+from tlimb.ranking.compare import Measure, mean_of_known, persons_of
 from tlimb.ranking.crossings import crossing
 from tlimb.ranking.next_runs import next_runs
 from tlimb.ranking.power_law import LEAST_REPLICATES, describe_curve
 from tlimb.ranking.results import KEY, Results, key_of
 from tlimb.ranking.selection import preference
+from tlimb.ranking.training_chance import trained_anew
 from tlimb.seeds import seed_for
 
 FEWEST = 5
@@ -60,12 +64,11 @@ def learning_curves(results: Results, candidates: list[dict], target: str, measu
     chosen = choose(candidates, DIRECTIONS[measure.metric])
     strategies, units = sorted({place[0] for place in chosen}), sorted({place[2] for place in chosen}, key=str)
     scores, persons = _scores(results, chosen, strategies, sizes, units, target, measure)
-    means = _means(scores, measure.seed)
     if 1 < len(units) < FEWEST:
-        means[:, :, 1:] = np.nan
-    limits = measure.confidence, _drawn_from(len(units), persons)
+        scores[..., 1:] = np.nan
+    means = _means(scores, measure.seed)
     curves = [
-        {"strategy": name, "points": _points(name, sizes, units, chosen, scores[i], means[i], limits)}
+        {"strategy": name, "points": _points(name, sizes, units, chosen, scores[i], measure, persons)}
         for i, name in enumerate(strategies)
     ]
     for i, curve in enumerate(curves):
@@ -77,9 +80,9 @@ def learning_curves(results: Results, candidates: list[dict], target: str, measu
         "direction": DIRECTIONS[measure.metric],
         "sizes": sizes,
         "replicates": len(units),
-        "interval": _speaks_of(len(units), scores.shape[3] - 1),
+        "interval": _interval_of(len(units), scores.shape[3] - 1, measure.metric),
         "curves": curves,
-        "crossings": _crossings(strategies, sizes, means, limits, measure, len(units)),
+        "crossings": _crossings(strategies, sizes, scores, means, measure, persons),
     }
 
 
@@ -87,12 +90,19 @@ def _n(row: dict) -> int | None:
     return row["spec"]["split"].get("n")
 
 
-def _speaks_of(units: int, draws: int) -> str:
+def _interval_of(units: int, draws: int, metric: str) -> dict:
+    """What the intervals are of. units: training samples of each size."""
+    if metric in WITHOUT_INTERVAL:
+        text = f"samples of the persons do not tell how sure a {WORDS[metric]} is"
+        return {"kind": "none", "draws": None, "text": text}
     if 1 < units < FEWEST:
-        return f"none: {units} training samples of each size do not tell how much another one would change"
+        text = f"{units} training samples of each size do not tell how much another one would change"
+        return {"kind": "none", "draws": None, "text": text}
     if units > 1:
-        return f"other training samples and other test persons, drawn {draws} times"
-    return f"other test persons, drawn {draws} times; there is one training sample of each size"
+        text = f"other training samples and other test persons, drawn {draws} times"
+        return {"kind": "samples and persons", "draws": draws, "text": text}
+    text = f"other test persons, drawn {draws} times; there is one training sample of each size"
+    return {"kind": "persons", "draws": draws, "text": text}
 
 
 def choose(candidates: list[dict], direction: str) -> dict[Place, tuple[dict, list[dict], float]]:
@@ -144,12 +154,12 @@ def _values(table, persons: np.ndarray, weights: np.ndarray, measure: Measure) -
     return weighted_metric(measure.metric, *prediction_arrays(table, measure.kind, measure.metric), weights[:, codes])
 
 
-def _drawn_from(samples: int, persons: int) -> int | None:
-    """How many an interval's percentiles are expanded for: of persons alone, or of few samples, which the persons'
-    share can't make up for; none where samples and persons are both drawn and many, which is wide enough by itself."""
-    if samples == 1:
-        return persons
-    return min(samples, persons) if samples < LEAST_REPLICATES else None
+def _ends(scores: np.ndarray, measure: Measure, persons: int) -> tuple[float | None, float | None]:
+    """The interval of a mean over training samples. scores: (units, 1 + draws) of each sample, on all persons, then on
+    drawn ones."""
+    known = scores[np.isfinite(scores[:, 0])]
+    drawn = trained_anew(mean_of_known(known[:, 1:]), known[:, 0], known[:, 1:].T, measure.seed)
+    return interval(drawn, measure.confidence, persons)
 
 
 def _means(scores: np.ndarray, seed: int) -> np.ndarray:
@@ -163,14 +173,16 @@ def _means(scores: np.ndarray, seed: int) -> np.ndarray:
     return np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
-def _points(name: str, sizes: list, units: list, chosen: dict, scores: np.ndarray, means: np.ndarray, limits) -> list:
+def _points(
+    name: str, sizes: list, units: list, chosen: dict, scores: np.ndarray, measure: Measure, persons: int
+) -> list[dict]:
     points = []
     for k, n in enumerate(sizes):
         found = [chosen[name, n, unit] for unit in units if (name, n, unit) in chosen]
         own = scores[k, :, 0][np.isfinite(scores[k, :, 0])]
-        low, high = interval(means[k, 1:], *limits) if len(own) else (None, None)
+        low, high = _ends(scores[k], measure, persons) if len(own) else (None, None)
         points.append({
-            "n": n, "mean": float(means[k, 0]) if len(own) else None,
+            "n": n, "mean": float(own.mean()) if len(own) else None,
             "sd": float(own.std(ddof=1)) if len(own) > 1 else None, "low": low, "high": high,
             "validation": statistics.fmean(one[2] for one in found) if found else None, "replicates": len(own),
             "chosen": dict(sorted(Counter(one[0]["name"] for one in found).items())),
@@ -196,7 +208,7 @@ def by_replicate(values: np.ndarray, units: list[tuple]) -> np.ndarray:
 
 
 def _crossings(
-    strategies: list, sizes: list, means: np.ndarray, limits: tuple, measure: Measure, units: int
+    strategies: list, sizes: list, scores: np.ndarray, means: np.ndarray, measure: Measure, persons: int
 ) -> list[dict]:
     sign, rows = (1 if DIRECTIONS[measure.metric] == "max" else -1), []
     for i, j in combinations(range(len(strategies)), 2):
@@ -208,7 +220,8 @@ def _crossings(
         found = crossing(tried, difference[kept, 0], difference[kept, 1:].T, measure.confidence)
         empty = dict.fromkeys(("first_ahead", "n", "low", "high", "share"))
         row = {"first": strategies[i], "second": strategies[j]} | (found or empty)
-        ends = [interval(difference[k, 1:], *limits) for k in kept]
+        ends = [_ends(sign * (scores[i, k] - scores[j, k]), measure, persons) for k in kept]
+        units = scores.shape[2]
         rows.append(row | {"text": _told(row, tried, difference[kept, 0], ends, measure.confidence, units)})
     return rows
 

@@ -4,7 +4,7 @@ from collections.abc import Set
 
 from tlimb.files import canonical_json
 from tlimb.ranking.tuning_words import deciding_words, tuning_words
-from tlimb.ranking.varied import varied_paths
+from tlimb.ranking.varied import term_names, varied_paths
 from tlimb.registry import class_name
 from tlimb.search.combinations import is_fitted
 from tlimb.splits import PART
@@ -12,6 +12,9 @@ from tlimb.splits import PART
 Path = tuple[str, ...]
 CLASSES = {"architecture", "optimizer", "scheduler", "module", "primary", "scenario", "combine"}
 """Keys whose value is a class, which names itself."""
+
+LISTS = {"auxiliary", "augment", "callbacks"}
+"""Keys whose value is a list of classes, each of which a candidate has or has not."""
 
 OF_TRAINING = {"epochs", "batch_size", "optimizer", "scheduler", "gradient_clip", "early_stopping", "monitor"}
 """Keys of a stage that mean nothing where it is not trained."""
@@ -36,7 +39,7 @@ def candidate_names(trials: dict[str, dict], space: dict | None = None) -> dict[
     settings = {candidate: settings_of(trial) for candidate, trial in trials.items()}
     stages = max(([stage["name"] for stage in trial["spec"]["stages"]] for trial in trials.values()), key=len)
     starts = {candidate: _start(trial) for candidate, trial in trials.items()}
-    return distinct_names(settings, stages[-1], starts, varied_paths(space or {}, stages))
+    return distinct_names(settings, stages[-1], starts, varied_paths(space or {}, stages, settings.values()))
 
 
 def pretraining_names(pretrainings: dict[str, dict]) -> dict[str, str]:
@@ -136,7 +139,7 @@ def differing(settings: dict[str, dict[Path, object]], varied: Set[Path] = froze
     kept: list[Path] = []
     for path in dict.fromkeys(path for found in settings.values() for path in found):
         values = [found[path] for found in settings.values() if path in found]
-        optional = (_is_term(path) or path in varied) and len(values) < len(settings)
+        optional = (is_term(path) or path in varied) and len(values) < len(settings)
         if (optional or len({canonical_json(value) for value in values}) > 1) and not any(
             _same(path, other, settings.values()) for other in kept
         ):
@@ -210,15 +213,15 @@ def _collect(found: dict, path: Path, value) -> None:
         for key, item in value.items():
             _collect(found, (*path, key), item)
     elif isinstance(value, list) and value and all(isinstance(item, dict) and "class_path" in item for item in value):
-        for item in value:
-            _collect(found, (*path, class_name(item)), item)
-    elif path[-1] != "auxiliary":
+        for name, item in zip(term_names(value), value):
+            _collect(found, (*path, name), item)
+    elif path[-1] not in LISTS:
         found[path] = value
 
 
-def _is_term(path: Path) -> bool:
-    """Is this the name of an auxiliary term, present or absent, rather than a value?"""
-    return len(path) > 1 and path[-2] == "auxiliary"
+def is_term(path: Path) -> bool:
+    """Whether this is the name of an auxiliary term, an augmentation or a callback, present or absent, and no value."""
+    return len(path) > 1 and path[-2] in LISTS
 
 
 def _same(path: Path, other: Path, settings) -> bool:
@@ -227,7 +230,7 @@ def _same(path: Path, other: Path, settings) -> bool:
 
 
 def _key(path: Path) -> str:
-    words = path[-2:] if "auxiliary" in path[:-2] else path[-1:]
+    words = path[-2:] if LISTS & set(path[:-2]) else path[-1:]
     return " ".join(words).replace("_", " ")
 
 
@@ -238,8 +241,8 @@ def _name(found: dict, paths: list[Path], labels: dict[Path, str]) -> str:
 
 
 def _implied(path: Path, shown: list[Path]) -> bool:
-    """An auxiliary term is named by its own arguments where they are shown."""
-    return _is_term(path) and any(len(other) > len(path) and other[: len(path)] == path for other in shown)
+    """A class of a list is named by its own arguments where they are shown."""
+    return is_term(path) and any(len(other) > len(path) and other[: len(path)] == path for other in shown)
 
 
 def _part(path: Path, value, labels: dict[Path, str]) -> str:
@@ -247,7 +250,7 @@ def _part(path: Path, value, labels: dict[Path, str]) -> str:
         return "n all" if path[-1] == "n" else f"no {labels[path]}"
     if path[-1] == "tuning":
         return " + ".join(value)
-    if path == ("strategy",) or path[-1] in CLASSES or _is_term(path):
+    if path == ("strategy",) or path[-1] in CLASSES or is_term(path):
         return str(value)
     return f"{labels[path]} {value_text(value)}"
 

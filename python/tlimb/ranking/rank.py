@@ -17,6 +17,7 @@ from tlimb.ranking.failures import failures
 from tlimb.ranking.friedman import LEAST, friedman_of
 from tlimb.ranking.gap import gap_of
 from tlimb.ranking.groups import group_scores
+from tlimb.ranking.harmonised import harmonised
 from tlimb.ranking.learning_curves import learning_curves
 from tlimb.ranking.nested import nested_estimate
 from tlimb.ranking.oracle import oracle_choice
@@ -68,6 +69,7 @@ class Ranking:
     age_bias: list[dict] = field(default_factory=list)
     ensembles: list[dict] = field(default_factory=list)
     transferability: dict | None = None
+    harmonised: list[dict] = field(default_factory=list)
     learning_curves: dict | None = None
 
     def document(self) -> dict:
@@ -143,6 +145,7 @@ def _of_the_selected(results: Results, candidates: list, selected: list, target:
         "age_bias": age_biases(results, selected, target, measure),
         "ensembles": ensembles(results, selected, target, measure),
         "transferability": transferability(results, selected, target, measure),
+        "harmonised": harmonised(results, selected),
         "learning_curves": learning_curves(results, candidates, target, measure),
     }
 

@@ -102,6 +102,21 @@ def _transferability(document: dict) -> list[dict]:
     return rows
 
 
+def _harmonised(document: dict) -> list[dict]:
+    """A row a network and metric, on test people."""
+    rows = []
+    for one in document.get("harmonised") or []:
+        about = {key: one[key] for key in ("candidate", "name", "trial", "column", "unharmonised")} | {"set": "test"}
+        about |= {f"n_{part}": count for part, count in one["n"].items()}
+        about |= {f"site_{key}": value for key, value in (one["site"] or {}).items()}
+        for metric in (one["test"] or {}).get("before", {}):
+            row = about | {"metric": metric}
+            for part, found in one["test"].items():
+                row |= {f"{part}_{key}": value for key, value in (found[metric] or {}).items()}
+            rows.append(row)
+    return rows
+
+
 SCORE = ("n_persons", "value", "low", "high")
 POINT = ("n", "mean", "sd", "low", "high", "validation", "replicates")
 GAP = ("n_persons", "gap", "low", "high", "uncorrected")
@@ -113,6 +128,7 @@ TABLES = {
     "age-bias": _age_bias,
     "learning-curves": _learning_curves,
     "transferability": _transferability,
+    "harmonised": _harmonised,
     "ensembles": _ensembles,
 }
 """Name of the file -> rows of ranking.json for it."""

@@ -2,7 +2,8 @@
 
 `transferability` of ranking.json, null where no encoder was probed:
 {"target", "kind", "scores": ["logme", ...] (those that any encoder has), "harmonise": column or null,
- "encoders": [{"id", "name", "random": bool, "status", "reason", "splits": 1, "seconds", "features": width,
+ "encoders": [{"id", "name", "weights": path of published ones or null, "random": bool, "status", "reason",
+   "splits": 1, "seconds", "features": width,
    "scores": {"logme": 0.1 or null, ...}, "probe": {metric: validation value of a linear probe},
    "harmonised": null or {"validation": {metric: value}, "site": {"before", "after", "chance"}, "reason"},
    "fine_tuned": {"full": {"mean": validation score, "trials": 4, "candidate": id, "of": 6}, "frozen": ...}}],
@@ -19,6 +20,7 @@ Nothing here reads a test score.
 
 import math
 import statistics
+from collections import Counter
 
 import numpy as np
 
@@ -27,7 +29,9 @@ from tlimb.files import read_json
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.names import encoder_names, strategy_of
 from tlimb.ranking.results import Results
+from tlimb.registry import class_name
 from tlimb.scores import value_of
+from tlimb.search.starts import encoder_of, published_start
 
 SCORES = ("logme", "nleep", "leep", "h_score_shrunk", "h_score", "knn", "linear")
 LEAST = 4
@@ -43,7 +47,7 @@ def transferability(results: Results, selected: list[dict], target: str, measure
     if not probes:
         return None
     reached = fine_tuned(results, target, measure)
-    names = encoder_names(results.pretrainings)
+    names = encoder_names(results.pretrainings) | published_names(results.trials)
     encoders = [_row(identity, kind, rows, reached, names) for (identity, kind), rows in _by_encoder(probes).items()]
     encoders.sort(key=lambda row: (not row["random"], row["name"], row["id"]))
     known = [name for name in SCORES if any(row["scores"].get(name) is not None for row in encoders)]
@@ -92,6 +96,7 @@ def _row(identity: str, kind: str, rows: list[dict], reached: dict, names: dict)
     return {
         "id": identity,
         "name": name,
+        "weights": rows[0].get("weights"),
         "random": bool(kind),
         "status": rows[0]["status"],
         "reason": rows[0]["reason"],
@@ -111,6 +116,17 @@ def _row(identity: str, kind: str, rows: list[dict], reached: dict, names: dict)
     }
 
 
+def published_names(trials: list[dict]) -> dict[str, str]:
+    """Id -> a name for each encoder from published weights that trials start from: the file, network, part of it."""
+    found = [published_start(trial["spec"]) for trial in trials if not trial["init"]]
+    names = {}
+    for start in filter(None, found):
+        words = [class_name(start["architecture"]), start["weights"]["part"]]
+        names[start["id"]] = f"{start['weights']['path']} ({', '.join(filter(None, words))})"
+    counts = Counter(names.values())
+    return {identity: name if counts[name] == 1 else f"{name} ({identity[:6]})" for identity, name in names.items()}
+
+
 def _mean(parts: list[dict]) -> dict[str, float | None]:
     """Key -> the mean of what is known of it; null where a part knows nothing."""
     values = {name: [part.get(name) for part in parts] for name in dict.fromkeys(key for part in parts for key in part)}
@@ -125,8 +141,9 @@ def fine_tuned(results: Results, target: str, measure: Measure) -> dict[str, dic
     """
     found: dict[str, dict[str, dict[str, list[dict]]]] = {}
     for trial in results.trials:
-        if trial["init"] and trial["budget"] >= trial["spec"]["stages"][-1]["epochs"]:
-            own = found.setdefault(trial["init"], {}).setdefault(strategy_of(trial), {})
+        encoder = encoder_of(trial)
+        if encoder and trial["budget"] >= trial["spec"]["stages"][-1]["epochs"]:
+            own = found.setdefault(encoder, {}).setdefault(strategy_of(trial), {})
             own.setdefault(trial["candidate"], []).append(trial)
     reached = {}
     for encoder, strategies in found.items():

@@ -152,6 +152,7 @@ def prepare(run: StageRun, source: Source) -> Training:
         stage, run.seed, network, objective, targets, parts[0], parts[1], shown, _order(run, train, source.trusted),
         tuner, normalise, start, featured, source.trusted, columns, unlabelled=parts[2],
         again=(run, source), budget=run.budget,
+        labels=[torch.from_numpy(of.encode(train[of.name])) for of in targets],
     )  # fmt: skip
     objective.start(_beginning(training, encoder, start is not None), run.seed)
     return training

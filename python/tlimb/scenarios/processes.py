@@ -34,20 +34,6 @@ class Copies(DDPStrategy):
         """None: they belong to the wrapper."""
 
 
-class Parts(BatchSampler):
-    """The part of each batch that one process is given: of n scans every `size`-th, from its own number on."""
-
-    def __init__(self, batches: BatchSampler, rank: int, size: int):
-        self.batches, self.rank, self.size = batches, rank, size
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for indices in self.batches:
-            yield list(indices)[self.rank :: self.size]
-
-
 class Turns(BatchSampler):
     """Whole batches in turn: number `rank`, `rank` + `size`, ... of 0 .. n-1 in batches of `most` scans or fewer.
 

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -31,17 +32,9 @@ from tlimb.scenarios.averaging import Average, measure_statistics
 from tlimb.scenarios.budget import Budget, furthest
 from tlimb.scenarios.device import deterministic
 from tlimb.scenarios.measures import Sums, validated
+from tlimb.scenarios.parts import Parts, counts_of
 from tlimb.scenarios.precision import check_precision, lowered
-from tlimb.scenarios.processes import (
-    LEAST,
-    Parts,
-    Turns,
-    add_gradients,
-    average_buffers,
-    gathered,
-    place,
-    with_sampler,
-)
+from tlimb.scenarios.processes import LEAST, Turns, add_gradients, average_buffers, gathered, place, with_sampler
 from tlimb.scenarios.progress import Monitor, Progress, TrainingFailed, monitor_of
 from tlimb.scenarios.schedules import build_optimizer, build_scheduler
 from tlimb.scenarios.shards import clip, divided, groups_apart, like, whole
@@ -65,6 +58,7 @@ class Training:
     images. trusted: modules beyond the usual ones whose classes may be used. unlabelled: the second set of scans, with
     the same labels, of which those of targets are missing. again: the run and its source, from which other processes
     prepare the same training. budget: how many of the stage's epochs are trained now; all where it is None.
+    labels: of the training scans, one tensor a target as items carry them.
     """
 
     stage: dict
@@ -85,6 +79,7 @@ class Training:
     unlabelled: Dataset | None = None
     again: object = None
     budget: Budget | None = None
+    labels: Sequence[Tensor] = ()
 
 
 def steps_an_epoch(training: Training) -> int:
@@ -166,6 +161,8 @@ class Scenario(lightning.LightningModule):
         self.weighted = self.accumulate > 1 or self.size > 1
         self.started, self.batch, self.counted, self.learning = 0.0, 0, 0, False
         self.sums, self.watch, self.measured, self.row = Sums(), Watch(), [], {}
+        self._shares: deque[dict[str, float]] = deque()
+        self._share: dict[str, float] | None = None
         self.average, self.callbacks = None, []
         self.monitor: Monitor = monitor_of(training.targets, self.stage["monitor"])
 
@@ -189,8 +186,13 @@ class Scenario(lightning.LightningModule):
 
     def own_batches(self) -> DataLoader:
         """The same, or this process's part of each of them."""
-        batches = self.batches()
-        return batches if self.size == 1 else with_sampler(batches, Parts(batches.batch_sampler, self.rank, self.size))
+        batches, counts = self.batches(), None
+        if self.weighted:
+            counts = counts_of(self.objective, self.plan.labels, batches, self.plan.train)
+        if self.size == 1 and counts is None:
+            return batches
+        parts = Parts(batches.batch_sampler, (self.rank, self.size), self.accumulate, counts, self._shares)
+        return with_sampler(batches, parts)
 
     def validation_batches(self) -> DataLoader:
         """The validation part, or this process's share of its batches."""
@@ -263,6 +265,7 @@ class Scenario(lightning.LightningModule):
             whole=training and labelled < len(images) and self.objective.sees_unlabelled(progress),
             seen=getattr(self.objective.on_images, "seen", None),
             names=self.objective.passed_heads(),
+            shares=self._share if training else None,
         )
 
     def on_before_batch_transfer(self, batch, dataloader_idx: int):
@@ -273,6 +276,7 @@ class Scenario(lightning.LightningModule):
             images, labels = batch
             two = len(labels) > len(self.plan.targets) + len(self.plan.columns)
             self.labelled = len(images) - (int(labels[-1].sum()) if two else 0)
+            self._share = self._shares.popleft() if self._shares else None
         else:
             moment = ("validation", (self.batch - 1) * self.size + self.rank + 1)
         torch.manual_seed(seed_for(self.plan.seed, self.stage["name"], *moment))
@@ -305,7 +309,8 @@ class Scenario(lightning.LightningModule):
     def taken(self, terms: dict[str, Tensor], step: Step) -> Tensor | None:
         """Record a step's terms; their sum is what it minimises, nothing where there is none.
 
-        Where gradients of several batches or processes are added up, that sum counts as its labelled scans do.
+        Where gradients of several batches or processes are added up, that sum counts as its labelled scans do; what its
+        primary term counts beside them is in it already.
         """
         self.watch.see(self.epoch, self.batch, terms)
         self.sums.add(terms, step.labelled, getattr(self.objective, "last", {}) if len(self.plan.targets) > 1 else {})

@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tlimb import registry
 from tlimb.errors import InputError, Problem
+from tlimb.files import canonical_json
 
 LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
 """The argument of one of torch's schedulers that is the number of epochs where the user leaves it open."""
@@ -48,7 +49,7 @@ class WarmupCosine(LRScheduler):
 def build_optimizer(spec: dict, groups: list[dict], trusted=()) -> Optimizer:
     """The optimiser of a stage over groups of parameters, in each step of which a group learns at its `scale` times the
     rate that is set, whatever a scheduler sets: schedulers know nothing of scales and keep their ratios."""
-    optimizer = registry.load("optimizer", spec["class_path"], trusted)(groups, **spec["init_args"])
+    optimizer = _made("optimizer", registry.load("optimizer", spec["class_path"], trusted), groups, spec["init_args"])
     if any(group["scale"] != 1 for group in groups):
         rates: list = []
 
@@ -74,4 +75,13 @@ def build_scheduler(spec: dict, optimizer: Optimizer, epochs: int, trusted=()):
     length = LENGTHS.get(made.__name__) or ("epochs" if "epochs" in signature(made).parameters else None)
     if length is not None:
         arguments.setdefault(length, epochs)
-    return made(optimizer, **arguments)
+    return _made("scheduler", made, optimizer, arguments)
+
+
+def _made(kind: str, made: type, of, arguments: dict):
+    """An optimizer or scheduler of something; what its class refuses is told with the class and its arguments."""
+    try:
+        return made(of, **arguments)
+    except (TypeError, ValueError) as error:
+        message = f"{made.__name__} refuses {canonical_json(arguments)}: {error}"
+        raise InputError([Problem(f"{kind}.init_args", message)]) from error

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from tlimb.search.ask import Draft, Pool
 from tlimb.search.costs import Growth
+from tlimb.search.starts import encoder_of
 from tlimb.search.study import PASSED_OVER, Asked, Study
 from tlimb.search.suggest import Proposal
 
@@ -37,7 +38,7 @@ class Again:
         """The first round without what is known."""
         known = [trial for trial in proposal.trials if trial["id"] in self.ids]
         made = _chains({trial["init"] for trial in known}, proposal.pretrainings)
-        scored = {(trial["split"], trial["init"]) for trial in known}
+        scored = {(trial["split"], encoder_of(trial)) for trial in known}
         probes = {
             split: [init for init in inits if (split, init) not in scored] for split, inits in proposal.probes.items()
         }

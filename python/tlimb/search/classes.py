@@ -10,17 +10,26 @@ from tlimb.search.scans import terms_of
 def class_problems(trial: dict, trusted=()) -> list[Problem]:
     """What is wrong with the classes, their arguments and the hooks of a trial (a dumped TrialBase), by JSON path."""
     named = _of_architecture("architecture", trial["architecture"])
-    hooks = []
+    hooks, passed = [], {}
     for i, stage in enumerate(trial["stages"]):
         named += _of_stage(stage, f"stages[{i}]")
         hooks += [(f"stages[{i}].data.hooks.{name}", path) for name, path in stage["data"]["hooks"].items() if path]
-    problems = [
-        problem
-        for kind, where, spec in named
-        if spec is not None
-        for problem in registry.check(kind, spec["class_path"], spec["init_args"], where, trusted)
-    ]
+        passed[f"stages[{i}].scheduler"] = {"epochs": stage["epochs"]}
+    problems = []
+    for kind, where, spec in named:
+        if spec is not None:
+            name, arguments = spec["class_path"], spec["init_args"]
+            found = registry.check(kind, name, arguments, where, trusted, passed.get(where))
+            found = found or (_rate_problems(arguments, where) if kind == "optimizer" else [])
+            problems += found or registry.missing(kind, name, arguments, where)
     return problems + [problem for where, path in hooks for problem in function_problems(path, where, trusted)]
+
+
+def _rate_problems(arguments: dict, where: str) -> list[Problem]:
+    """Rates below 0, which no optimizer can mean, for those whose class does not refuse them."""
+    rates = [(name, arguments[name]) for name in ("lr", "weight_decay") if isinstance(arguments.get(name), int | float)]
+    message = "expected a number of at least 0, found {}"
+    return [Problem(f"{where}.init_args.{name}", message.format(rate)) for name, rate in rates if rate < 0]
 
 
 def _of_architecture(where: str, spec: dict | None) -> list[tuple[str, str, dict | None]]:

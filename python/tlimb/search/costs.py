@@ -13,6 +13,7 @@ from tlimb.ranking.names import strategy_of
 from tlimb.search.combinations import is_fitted
 from tlimb.search.jobs import packs, probes
 from tlimb.search.rates import LEVELS, Rates, keys_of, read_rates
+from tlimb.search.split_rows import SplitRows
 from tlimb.search.suggest import Proposal
 from tlimb.search.trace import Trace, read_trace
 
@@ -121,15 +122,17 @@ def steps_of(
     growth: Growth,
     known: Known,
     sizes: tuple[int, int],
+    rows: SplitRows,
 ) -> list[Step]:
     """Every process of a run with its tasks, those of later rounds among them.
 
-    scans: recipe -> rows of the scans that it prepares. sizes: most trials of a pack, most scans of a chunk.
+    scans: recipe -> rows of the scans that it prepares. sizes: most trials of a pack, most scans of a chunk. rows: of
+    the proposal's splits.
     """
     fits, (trials_per_task, chunk_size), evaluate = fits_of(proposal, sweep), sizes, sweep.evaluate
     cut = sum(len(chunks(rows["scan_id"], chunk_size)) for rows in scans.values())
     number = sum(map(len, scans.values()))
-    count = round(len(packs(proposal, trials_per_task)) * growth.trials)
+    count = round(len(packs(proposal, trials_per_task, rows)) * growth.trials)
     probed = sum(1 for _ in probes(proposal))
     pretrainings = round(len(proposal.pretrainings) * growth.pretrainings)
     chosen = {strategy_of(trial) for trial in proposal.trials} if evaluate.explained else ()

@@ -47,9 +47,14 @@ class Names:
     def _check_evaluate(self) -> None:
         """That the label columns by which results are looked at are there."""
         evaluate = self.sweep.evaluate
-        for key, names in (("groups", evaluate.groups), ("keeping", evaluate.keeping)):
-            for i, name in enumerate(names):
-                self.check(f"evaluate.{key}[{i}]", "label column", name, self.labels)
+        for i, name in enumerate(evaluate.groups):
+            self.check(f"evaluate.groups[{i}]", "label column", name, self.labels)
+        for i, name in enumerate(evaluate.keeping):
+            where = f"evaluate.keeping[{i}]"
+            known = self.check(where, "label column", name, self.labels)
+            if known and (kind := self.labels[name]["kind"]) not in ("regression", *ONE_CLASS):
+                kept = "effects of quantities and of classes are kept"
+                self.problems.append(Problem(where, f"'{name}' is of kind {kind}; {kept}"))
         for name in sorted(set(evaluate.keeping) & set(self.sweep.stages[-1].targets)):
             message = f"'{name}' is a target: to keep what goes with it would tell the answer"
             self.problems.append(Problem("evaluate.keeping", message, "leave it out"))

@@ -8,11 +8,12 @@ from tlimb.search.grammar import breadth
 SPACE_ROOTS = ("architecture", "stages", "split")
 
 
-def assign(trial: dict, key: str, variant) -> tuple[dict, list[Problem]]:
+def assign(trial: dict, key: str, variant, free: bool = False) -> tuple[dict, list[Problem]]:
     """A copy of `trial` with `variant` at every path of `key`, and the paths that lead nowhere as problems.
 
     An object without `class_path` is merged into what stands there; anything else replaces it. The key ``*`` is the
-    whole trial: its variants are objects of paths and values that belong together.
+    whole trial: its variants are objects of paths and values that belong together. free: whether names may be set that
+    an object lacks, as objects that variants of other keys put there leave out what they do not change.
     """
     trial = {root: copy.deepcopy(value) for root, value in trial.items()}
     if key == "*" and not isinstance(variant, dict):
@@ -23,7 +24,7 @@ def assign(trial: dict, key: str, variant) -> tuple[dict, list[Problem]]:
         for path in paths.split(","):
             parts = path.strip().split(".")
             if parts[0] in SPACE_ROOTS:
-                problems += _assign(trial, parts, value, paths)
+                problems += _assign(trial, parts, value, paths, free)
             else:
                 problems.append(_lost(paths, parts[0], SPACE_ROOTS))
     return trial, problems
@@ -45,7 +46,7 @@ def _assign(node, parts: list[str], variant, key: str, free: bool = False) -> li
             node[place] = _merged(old, variant)
             continue
         node[place] = {} if old is None else old
-        problems += _assign(node[place], rest, variant, key, free=name == "init_args" or old is None)
+        problems += _assign(node[place], rest, variant, key, free or name == "init_args" or old is None)
     return problems
 
 

@@ -17,6 +17,7 @@ from tlimb.search.costs import Growth, Known, Step, fits_of, steps_of
 from tlimb.search.named_files import weights_paths
 from tlimb.search.rates import LEVELS
 from tlimb.search.space import Candidates
+from tlimb.search.split_rows import SplitRows
 from tlimb.search.study import PASSED_OVER, Study, find_study, read_study
 from tlimb.search.suggest import Proposal, outlook
 
@@ -26,7 +27,7 @@ SPLITS = 8  # described of many
 @dataclass(frozen=True)
 class Plan:
     """The counts of a run; sizes in bytes. proposal: of the first round; growth: what more rounds make of it. scans:
-    recipe -> rows of the scans that it prepares. model_bytes: weights of all encoders and models. again: what a study
+    recipe -> rows of the scans that it prepares; rows: of its splits. model_bytes: weights of all encoders and models. again: what a study
     before has already, which is not counted; passed_over: why it is not taken up, empty where it is."""
 
     sweep: Sweep
@@ -34,6 +35,7 @@ class Plan:
     proposal: Proposal
     growth: Growth
     scans: dict[str, pd.DataFrame]
+    rows: SplitRows
     store_bytes: dict[str, int]
     model_bytes: int
     again: Again = Again()
@@ -66,7 +68,8 @@ def plan_of(path: Path, trusted=(), study: Path | None = None) -> Plan:
     again = asked_again(inputs.proposal, earlier, pool)
     reason = inputs.proposal.study.reason.split("; ")[0]
     passed_over = reason if reason.startswith(PASSED_OVER) else passed_over
-    counts = growth, inputs.scans, stores, models, again, passed_over
+    rows = SplitRows(inputs.proposal.splits, inputs.cohort.table, inputs.cohort.summary["labels"])
+    counts = growth, inputs.scans, rows, stores, models, again, passed_over
     return Plan(inputs.sweep, inputs.cohort.summary, inputs.proposal, *counts)
 
 
@@ -186,7 +189,7 @@ def growth_of(sweep: Sweep, proposal: Proposal) -> Growth:
 def describe(plan: Plan, known: Known, sizes: tuple[int, int]) -> str:
     """The plan in some lines of text. sizes: most trials of a pack, most scans of a chunk."""
     proposal, growth = plan.left
-    steps = steps_of(plan.sweep, proposal, plan.scans, growth, known, sizes)
+    steps = steps_of(plan.sweep, proposal, plan.scans, growth, known, sizes, plan.rows)
     parts = [_trials(plan), _scans(plan), _disk(plan), _tasks(steps), _time(plan, steps, known)]
     lines = [line for part in parts for line in part]
     warnings = [plan.passed_over, *plan.summary["warnings"]]

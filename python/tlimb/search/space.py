@@ -32,7 +32,7 @@ class Candidates:
     """
 
     def __init__(self, sweep: Sweep, trusted=(), files: dict | None = None):
-        self.sweep, self.files, self._base = sweep, files, _base(sweep)
+        self.sweep, self.trusted, self.files, self._base = sweep, trusted, files, _base(sweep)
         self._known: dict[str, tuple[list[dict], list[Problem]]] = {}
         problems = _base_problems(sweep, trusted)
         space, unless = with_presets(sweep.search, sweep.stages[-1].name, problems)
@@ -98,7 +98,8 @@ class Candidates:
             checked = parse(TrialBase, trial)
         except InputError as error:
             return [], error.problems
-        problems = combination_problems(checked, self.sweep.recipes)
+        problems = class_problems(checked.model_dump(), self.trusted)
+        problems += combination_problems(checked, self.sweep.recipes)
         if problems:
             return [], problems
         first = resolve(checked, self.sweep.search.seeds[0], self.files)
@@ -151,7 +152,7 @@ class Candidates:
         trial = self._base
         for key in self.space.keys:
             if key in point:
-                trial, _ = assign(trial, key, point[key])
+                trial, _ = assign(trial, key, point[key], free=True)
         return trial
 
 

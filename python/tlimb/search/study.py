@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -136,8 +137,7 @@ def read_study(path) -> Study:
 def find_study(path: Path) -> Path:
     """A study.json itself, or that of the last round in a folder of rounds, such as `results/search`.
 
-    Rounds that an earlier search of more rounds left there are passed over: they follow a finished study, or know of
-    other trials in the rounds before. Raises InputError where there is none.
+    Rounds that an earlier search of more rounds left there are passed over. Raises InputError where there is none.
     """
     if not path.is_dir():
         return path
@@ -145,20 +145,35 @@ def find_study(path: Path) -> Path:
     if not rounds:
         hint = "name the folder `search` of a run's results"
         raise InputError([Problem(str(path), "no round-<k>/study.json in it", hint)])
-    for last, file in pairwise(rounds):
-        known, study = _asked(last), _asked(file)
-        if known[0] or study[1][: len(known[1])] != known[1]:
-            return last
-    return rounds[-1]
+    return rounds[of_one_search([_document(file) for file in rounds]) - 1]
 
 
-def _asked(file: Path) -> tuple[bool, list[list]]:
-    """Whether a study is finished, and the trials of each round; of one that cannot be read, nothing."""
+def of_one_search(studies: Sequence[dict | None]) -> int:
+    """How many rounds, from the first on, belong to one search. studies: the document study.json of each round, None
+    where it is not there yet, which parts no rounds.
+
+    What an earlier search of more rounds left follows a finished study, or knows of other trials in the rounds before.
+    """
+    for number, (before, study) in enumerate(pairwise(studies), start=1):
+        if before is None:
+            continue
+        if before.get("finished") or (study is not None and _asked(study)[:number] != _asked(before)):
+            return number
+    return len(studies)
+
+
+def _asked(study: dict) -> list[list]:
+    """The trials of each round that the document of a study tells."""
+    return [[asked.get("trials") for asked in one.get("points", [])] for one in study.get("rounds", [])]
+
+
+def _document(file: Path) -> dict:
+    """A study's document; an empty one where the file holds none."""
     try:
-        study = read_study(file)
+        document = read_json(file)
     except InputError:
-        return False, []
-    return study.finished, [[asked.trials for asked in one.points] for one in study.rounds]
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _within(path, problem: Problem) -> Problem:

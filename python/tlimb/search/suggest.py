@@ -17,6 +17,7 @@ from tlimb.search.planner import ROWS, Planner
 from tlimb.search.preprocessed import Recipes
 from tlimb.search.scans import with_cohort
 from tlimb.search.space import Candidates, candidate_of
+from tlimb.search.starts import encoder_of
 from tlimb.search.study import Asked, LeftOut, Round, Study, extended, new_study
 
 SHOWN = 3
@@ -200,16 +201,17 @@ class _Making:
         return Proposal(self.trials, new, rows, study, method, specs, probes)
 
     def _probes(self) -> dict[str, list[str]]:
-        """Split -> encoders to score on it, where the sweep asks for that and no earlier round did; of replicates,
-        which are drawn from the same people, the first that is there."""
+        """Split -> encoders, published ones among them, to score on it, where the sweep asks for that and no earlier
+        round did; of replicates, which are drawn from the same people, the first that is there."""
         if not self.planner.sweep.evaluate.probe:
             return {}
         replicates = {trial["spec"]["split"]["replicate"] or 0 for trial in self.trials}
         found: dict[str, set[str]] = {}
         for trial in self.trials:
             first = (trial["spec"]["split"]["replicate"] or 0) == min(replicates)
-            if first and trial["init"] and trial["init"] not in self.study.probed.get(trial["split"], []):
-                found.setdefault(trial["split"], set()).add(trial["init"])
+            encoder = encoder_of(trial)
+            if first and encoder and encoder not in self.study.probed.get(trial["split"], []):
+                found.setdefault(trial["split"], set()).add(encoder)
         return {split: sorted(inits) for split, inits in sorted(found.items())}
 
     def _told(self, draft: Draft, method: Method, pretrainings: list[str], probes: dict) -> Study:

@@ -59,14 +59,20 @@ def describe(standing: Standing | None, signs: Signs, results: Path, now: dateti
         ("rounds", f"{standing.rounds}" + (", another may follow" if standing.more else "")),
         ("pretrainings", _bar(standing.pretrainings)),
         ("trials", _bar(standing.trials)),
-        ("epochs", f"{standing.epochs.done} of {standing.epochs.total} of the last stage"),
-        ("best so far", _best(standing)),
-        ("time left", _left(standing, signs)),
     ]
+    told += [("stubs", "nothing is trained or scored in this run")] if standing.stub else _trained(standing, signs)
     lines = [head, "", *(f"{name:<14}{text}" for name, text in told)]
     lines += ["", signs.told] if signs.told and not standing.over else []
     lines += ["", *_failures(standing)] if standing.failures else []
     return "\n".join(lines)
+
+
+def _trained(standing: Standing, signs: Signs) -> list[tuple[str, str]]:
+    return [
+        ("epochs", f"{standing.epochs.done} of {standing.epochs.total} of the last stage"),
+        ("best so far", _best(standing)),
+        ("time left", _left(standing, signs)),
+    ]
 
 
 def _bar(count: Count) -> str:

@@ -2,6 +2,7 @@
 
 from tlimb.files import canonical_json
 from tlimb.ranking.names import value_text
+from tlimb.ranking.varied import term_names
 from tlimb.registry import class_name
 
 
@@ -38,9 +39,9 @@ def _collect(found: dict, path: tuple, value) -> None:
     elif isinstance(value, dict):
         for name, item in value.items():
             _collect(found, (*path, *name.split(".")), item)
-    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        for item in value:
-            _collect(found, path, item)
+    elif isinstance(value, list) and value and all(isinstance(item, dict) and "class_path" in item for item in value):
+        for name, item in zip(term_names(value), value):
+            _collect(found, path, item | {"class_path": name})
     else:
         found[path] = value
 

@@ -12,6 +12,7 @@ from tlimb.files import read_json, read_jsonl
 from tlimb.ranking.names import candidate_names
 from tlimb.scores import value_of
 from tlimb.search.rates import Rates, keys_of
+from tlimb.search.study import of_one_search
 from tlimb.search.trace import read_trace
 from tlimb.watch.signs import Signs, signs_of
 
@@ -45,7 +46,8 @@ class Best:
 class Standing:
     """How far a run is. rounds: that are known; more: whether another may follow. epochs: of the trials' last stages,
     asked for and done. left: seconds until all that is known is done, None where nothing says. at_once: trainings at a
-    time so far. failures: name of what failed, why. ranked: whether the report is there."""
+    time so far. failures: name of what failed, why. ranked: whether the report is there. stub: whether this is a run of
+    stubs, whose trials say nothing of themselves and of which no more is known than how many are done."""
 
     rounds: int
     more: bool
@@ -57,6 +59,7 @@ class Standing:
     at_once: float
     failures: list[tuple[str, str]]
     ranked: bool
+    stub: bool = False
 
     @property
     def over(self) -> bool:
@@ -86,21 +89,15 @@ class Watcher:
         models = {key: self._about(f"models/{key}/model.json") for key in trials}
         done = {key: about for key, about in models.items() if about and _reached(about, trials[key])}
         made = {key: about for key, about in encoders.items() if about}
+        more, ranked = bool(study) and not study["finished"], self._ranked(rounds[-1])
+        counts = len(rounds), more, _count(pretrainings, made), _count(trials, done)
+        if not all("spec" in trial for trial in trials.values()):
+            return Standing(*counts, Count(), None, None, 1.0, [], ranked, stub=True)
         epochs = sum(trial["budget"] for trial in trials.values())
         epochs_done = sum(_epochs(models[key], trial) for key, trial in trials.items())
-        left, at_once = self._left(trials, pretrainings, models, made)
-        return Standing(
-            len(rounds),
-            bool(study) and not study["finished"],
-            _count(pretrainings, made),
-            _count(trials, done),
-            Count(epochs, epochs_done),
-            self._best(trials, done, study),
-            left,
-            at_once,
-            _failures(trials, done, pretrainings, made),
-            self._ranked(rounds[-1]),
-        )
+        best, (left, at_once) = self._best(trials, done, study), self._left(trials, pretrainings, models, made)
+        failures = _failures(trials, done, pretrainings, made)
+        return Standing(*counts, Count(epochs, epochs_done), best, left, at_once, failures, ranked)
 
     def signs(self, now: float) -> Signs:
         """Whether the run goes on, as far as files say. now: seconds since 1970."""
@@ -110,15 +107,7 @@ class Watcher:
     def _rounds(self) -> list[Path]:
         """The folders of the search's rounds; what an earlier search of more rounds left beside them is none of it."""
         folders = sorted(self.results.glob("search/round-*"), key=lambda path: int(path.name.removeprefix("round-")))
-        own, before = folders[:1], None
-        for last, folder in zip(folders, folders[1:]):
-            before = before or self._read(last / "study.json", read_json)
-            study = self._read(folder / "study.json", read_json)
-            if before and (before["finished"] or (study and _asked(study)[:-1] != _asked(before))):
-                break
-            own.append(folder)
-            before = study
-        return own
+        return folders[: of_one_search([self._read(folder / "study.json", read_json) for folder in folders])]
 
     def _ranked(self, last: Path) -> bool:
         """Whether a ranking is there that is no older than the last round."""
@@ -221,14 +210,9 @@ def _last(parts) -> dict[str, dict]:
     return {line["id"]: line for lines in parts for line in lines or []}
 
 
-def _asked(study: dict) -> list[list]:
-    """The trials of each round that a study knows of."""
-    return [[asked["trials"] for asked in one["points"]] for one in study.get("rounds", [])]
-
-
 def _reached(about: dict, trial: dict) -> bool:
     """Whether a model, or its scores, are of the trial's present budget; a failed one stays as it is."""
-    return about.get("budget", trial["budget"]) >= trial["budget"]
+    return "budget" not in trial or about.get("budget", trial["budget"]) >= trial["budget"]
 
 
 def _epochs(about: dict | None, trial: dict) -> int:

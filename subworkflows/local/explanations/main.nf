@@ -49,5 +49,6 @@ def listed(trials) {
 }
 
 def asked(evaluate) {
-    return groovy.json.JsonOutput.toJson(evaluate.subMap(['seed', 'explain', 'explained']))
+    def harmonising = evaluate.harmonise ? ['probe', 'harmonise', 'keeping', 'bootstrap', 'confidence'] : []
+    return groovy.json.JsonOutput.toJson(evaluate.subMap(['seed', 'explain', 'explained'] + harmonising))
 }

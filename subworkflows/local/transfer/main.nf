@@ -61,8 +61,8 @@ workflow TRANSFER {
     PROBE(
         work.probe
             .map { meta, folder, files -> [meta.id, meta, folder, files] }
-            .join(probed, failOnMismatch: true)
-            .map { _id, meta, folder, files, found -> [meta.subMap(['id', 'devices']), seen(folder), files, found] },
+            .join(probed)
+            .map { _id, meta, folder, files, found -> [meta.subMap(['id', 'devices']), seen(folder), files, found, named(meta)] },
         probing,
         run.trusted,
         codes.PROBE,
@@ -70,8 +70,8 @@ workflow TRANSFER {
 
     packs = work.pack
         .map { meta, folder, files -> [meta.id, meta, folder, files] }
-        .join(encoders, failOnMismatch: true)
-        .join(states, failOnMismatch: true)
+        .join(encoders)
+        .join(states)
 
     FINETUNE(
         packs.map { _id, meta, folder, files, from, before -> [task(meta), seen(folder), files, from, before, named(meta)] },
