@@ -181,3 +181,20 @@ def test_p_and_interval_of_a_paired_difference_agree():
         inside.append(found["low"] <= 0 <= found["high"])
         verdicts.append(found["p"] >= 0.05)
     assert inside == verdicts and len(set(inside)) == 2
+
+
+def test_samples_with_unequal_numbers_of_seeds_keep_the_difference_within_its_interval():
+    rng = np.random.default_rng(8)
+    persons = [f"s{i}" for i in range(80)]
+    keys, pairs = [], []
+    for replicate, seeds, shift in [(0, 4, 0.0), (1, 1, 0.3), (2, 1, 0.1)]:
+        for seed in range(seeds):
+            facts = {"scan_id": persons, "person": persons, "truth": 0.0}
+            one, two = (pd.DataFrame(facts | {"prediction": np.abs(rng.normal(size=80)) + by}) for by in (shift, 0.0))
+            pairs.append((one.assign(probabilities=None), two.assign(probabilities=None)))
+            keys.append((seed, 0, None, None, replicate))
+    found = paired_difference(pairs, Measure("mae", "regression", 999, 0.95, 0), keys)
+    alone = paired_difference(pairs[:4], Measure("mae", "regression", 999, 0.95, 0), keys[:4])
+    assert found["low"] < found["difference"] < found["high"]
+    assert abs((found["low"] + found["high"]) / 2 - found["difference"]) < (found["high"] - found["low"]) / 4
+    assert found["high"] - found["low"] > alone["high"] - alone["low"]

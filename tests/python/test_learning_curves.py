@@ -17,7 +17,7 @@ from tlimb.files import digest, write_json, write_parquet
 from tlimb.parse import parse
 from tlimb.ranking.compare import Measure
 from tlimb.ranking.crossings import crossing, last_change
-from tlimb.ranking.learning_curves import _ends, _told, by_replicate, choose, learning_curves
+from tlimb.ranking.learning_curves import _crossings, _ends, _told, by_replicate, choose, learning_curves
 from tlimb.ranking.next_runs import next_runs
 from tlimb.ranking.power_law import describe_curve, fit_power_law, lack_of_fit, power_law
 from tlimb.ranking.report import brief_text, number
@@ -409,3 +409,21 @@ def test_folds_and_repeats_are_no_replicates():
     np.testing.assert_allclose(found[0], values[:, [0, 2, 4]].mean(axis=1))
     assert np.isnan(found[1]).tolist() == [False, True, False, False]
     assert by_replicate(values, [(0, fold, None, None) for fold in range(6)]).shape == (1, 4)
+
+
+def test_a_lead_is_of_the_samples_that_both_ways_finished():
+    random = np.random.default_rng(2)
+    easy = np.linspace(0, 0.2, 10)[:, None] + random.normal(0, 0.002, (10, 201))
+    other = easy - 0.02 + random.normal(0, 0.001, easy.shape)
+    scores = np.stack([np.stack([easy] * 2), np.stack([other] * 2)])
+    scores[1, :, 5:] = np.nan  # the easier samples of the second way failed
+    (row,) = _crossings(["a", "b"], [10, 40], scores, replace(MEASURE, metric="auroc"), 60)
+    assert row["text"].startswith("a is ahead of b at every n from 10 to 40")
+    assert "n = 10: 0.019" in row["text"]
+
+
+def test_a_point_of_fewer_finished_samples_than_an_interval_needs_has_none():
+    scores = np.random.default_rng(0).normal(0.7, 0.01, (10, 201))
+    scores[4:] = np.nan
+    assert _ends(scores, MEASURE, 60) == (None, None)
+    assert None not in _ends(scores[:1], MEASURE, 60)

@@ -85,7 +85,7 @@ def paired_difference(
     if measure.metric not in WITHOUT_INTERVAL:
         labels = kept if keys is None else trainings([keys[place] for place in kept])
         own, resampled = by_training(values, labels), by_training(drawn, labels)
-        means = trained_anew(mean_of_known(drawn.T), own, resampled, measure.seed)
+        means = trained_anew(values.mean(), mean_of_known(drawn.T), own, resampled, measure.seed)
         found["low"], found["high"] = percentile_interval(means, measure.confidence, persons)
         found["p"] = bootstrap_p(means, persons)
     return found | {"n_persons": persons, "trials": len(kept)}
@@ -98,10 +98,18 @@ def bootstrap_means(groups: list[list[pd.DataFrame]], measure: Measure) -> tuple
     groups: a list of prediction tables for each candidate. NaN where it can't be computed, and everywhere in the second
     where no candidate has the metric, and of one whose bootstrap is not sound.
     """
+    scores, persons = grouped_metrics(groups, measure)
+    means = np.array([values.mean() if len(values) else np.nan for values, _ in scores])
+    return means, np.stack([mean_of_known(drawn.T) for _, drawn in scores], axis=1), persons
+
+
+def grouped_metrics(
+    groups: list[list[pd.DataFrame]], measure: Measure
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
+    """`drawn_metrics` of all these prediction tables at once: for each group what its own came to; how many persons."""
     values, drawn, persons = drawn_metrics([table for group in groups for table in group], measure)
     ends = np.cumsum([len(group) for group in groups])[:-1]
-    means = np.array([part.mean() if len(part) else np.nan for part in np.split(values, ends)])
-    return means, np.stack([mean_of_known(part.T) for part in np.split(drawn, ends, axis=1)], axis=1), persons
+    return list(zip(np.split(values, ends), np.split(drawn, ends, axis=1))), persons
 
 
 def drawn_metrics(tables: Sequence[pd.DataFrame], measure: Measure) -> tuple[np.ndarray, np.ndarray, int]:

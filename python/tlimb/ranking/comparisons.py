@@ -6,7 +6,8 @@ As it stands in ranking.json ("comparisons"), a row for each other selected cand
      "n_persons": 120, "trials": 3, "tests": {
        "bootstrap": {"p": 0.11, "p_holm": 0.22} | null,    paired bootstrap over persons, of the ranked metric
        "resampled_t": {"t", "df", "p", "splits", "p_holm"} | null,   over folds and repeats, of the ranked metric
-       "delong": {"difference", "se", "low", "high", "z", "df", "p", "p_holm"} | null}}   of the area under the ROC curve
+       "delong": {"difference", "se", "low", "high", "z", "df", "p", "p_holm"} | null}}     of the area under the ROC
+                                                                                           curve
 
 p_holm is Holm's over the rows of this table, for each test by itself. The interval is of one comparison by itself.
 `bootstrap` (and the interval) and `delong` speak of other people and of training anew, of people alone where there is a

@@ -18,16 +18,13 @@ DeLong; with one trial that of Obuchowski. Trials that test other persons (folds
 Several trainings (other seeds, other training samples) also tell how far training anew moves a difference. With C_ij
 the same sums of the products of the parts of trainings i and j, which persons alone explain, and s^2 the variance of
 their T differences, what is left is sigma^2 = max(0, s^2 - mean C_ii + mean of C_ij, j other than i). Then
-var + sigma^2 / T takes the place of var, and Student's t with Satterthwaite's degrees of freedom that of the normal
-distribution,
-
-    df = (T - 1) (var + sigma^2 / T)^2 / (s^2 / T)^2
+V = var + sigma^2 / T takes the place of var, and Student's t with (T - 1) V / (sigma^2 / T) degrees of freedom that of
+the normal distribution (`training_chance`).
 
 References: DeLong ER, DeLong DM, Clarke-Pearson DL. Comparing the areas under two or more correlated receiver operating
 characteristic curves. Biometrics 1988, 44:837-845. Sun X, Xu W. Fast implementation of DeLong's algorithm. IEEE Signal
 Processing Letters 2014, 21:1389-1393. Obuchowski NA. Nonparametric analysis of clustered ROC curve data. Biometrics
-1997, 53:567-578. Satterthwaite FE. An approximate distribution of estimates of variance components. Biometrics Bulletin
-1946, 2:110-114.
+1997, 53:567-578.
 """
 
 import math
@@ -103,12 +100,20 @@ def _variance(found: list[tuple[float, pd.DataFrame]], labels: list) -> tuple[fl
     if count < 2 or not persons > 0:
         return persons, None
     spread = float(by_training(np.array([part[0] for part in found]), labels).var(ddof=1))
-    own = np.mean([_person_variance([found[i][1] for i in group], scans) for group in places_of(labels)])
-    left = spread - count / (count - 1) * (own - persons)
+    left = spread - _explained([[found[place][1] for place in group] for group in places_of(labels)], scans)
     if left <= 0:
         return persons, None
     variance = persons + left / count
-    return variance, (count - 1) * variance**2 / (spread / count) ** 2
+    return variance, (count - 1) * variance / (left / count)
+
+
+def _explained(groups: list[list[pd.DataFrame]], scans: pd.DataFrame) -> float:
+    """What persons explain of the variance between trainings: mean C_ii less mean C_ij, by way of the variances of each
+    training and of their mean."""
+    each = [part.assign(a=part["a"] / len(group), b=part["b"] / len(group)) for group in groups for part in group]
+    own = np.mean([_person_variance(group, scans) for group in groups])
+    together = _person_variance(each, scans) * (len(each) / len(groups)) ** 2
+    return len(groups) / (len(groups) - 1) * float(own - together)
 
 
 def _person_variance(parts: list[pd.DataFrame], scans: pd.DataFrame) -> float:

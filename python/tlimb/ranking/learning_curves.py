@@ -20,9 +20,10 @@ nothing here changes it.
 
 Intervals are of both kinds of chance, other training samples and other test persons. Those of points and of leads are
 percentiles over drawn persons, stretched by what the samples differ beyond that (`training_chance`). Where curves
-cross, samples and persons are drawn together: Owen AB. The pigeonhole bootstrap. Ann Appl Stat 2007, 1:386-411. All strategies
-and sizes meet the same draws, so that curves are compared in pairs. There are as many draws as `evaluate.bootstrap`
-says, but fewer where there are many models to score: 200,000 draws times models at most, and never fewer than 200.
+cross, samples and persons are drawn together: Owen AB. The pigeonhole bootstrap. Ann Appl Stat 2007, 1:386-411. All
+strategies and sizes meet the same draws, and two curves are compared by the samples that finished in both. There are as
+many draws as `evaluate.bootstrap` says, but fewer where there are many models to score: 200,000 draws times models at
+most, and never fewer than 200.
 """
 
 import statistics
@@ -66,7 +67,6 @@ def learning_curves(results: Results, candidates: list[dict], target: str, measu
     scores, persons = _scores(results, chosen, strategies, sizes, units, target, measure)
     if 1 < len(units) < FEWEST:
         scores[..., 1:] = np.nan
-    means = _means(scores, measure.seed)
     curves = [
         {"strategy": name, "points": _points(name, sizes, units, chosen, scores[i], measure, persons)}
         for i, name in enumerate(strategies)
@@ -82,7 +82,7 @@ def learning_curves(results: Results, candidates: list[dict], target: str, measu
         "replicates": len(units),
         "interval": _interval_of(len(units), scores.shape[3] - 1, measure.metric),
         "curves": curves,
-        "crossings": _crossings(strategies, sizes, scores, means, measure, persons),
+        "crossings": _crossings(strategies, sizes, scores, measure, persons),
     }
 
 
@@ -155,10 +155,13 @@ def _values(table, persons: np.ndarray, weights: np.ndarray, measure: Measure) -
 
 
 def _ends(scores: np.ndarray, measure: Measure, persons: int) -> tuple[float | None, float | None]:
-    """The interval of a mean over training samples. scores: (units, 1 + draws) of each sample, on all persons, then on
-    drawn ones."""
+    """The interval of a mean over training samples, none where fewer than FEWEST of several finished. scores: (units,
+    1 + draws) of each sample, on all persons, then on drawn ones."""
     known = scores[np.isfinite(scores[:, 0])]
-    drawn = trained_anew(mean_of_known(known[:, 1:]), known[:, 0], known[:, 1:].T, measure.seed)
+    if len(known) < min(FEWEST, len(scores)):
+        return None, None
+    means = mean_of_known(known[:, 1:])
+    drawn = trained_anew(known[:, 0].mean(), means, known[:, 0], known[:, 1:].T, measure.seed)
     return interval(drawn, measure.confidence, persons)
 
 
@@ -207,12 +210,12 @@ def by_replicate(values: np.ndarray, units: list[tuple]) -> np.ndarray:
     return np.stack([values[:, columns].mean(1) for columns in own])
 
 
-def _crossings(
-    strategies: list, sizes: list, scores: np.ndarray, means: np.ndarray, measure: Measure, persons: int
-) -> list[dict]:
+def _crossings(strategies: list, sizes: list, scores: np.ndarray, measure: Measure, persons: int) -> list[dict]:
+    """Pairs of curves, compared by the training samples that finished in both."""
     sign, rows = (1 if DIRECTIONS[measure.metric] == "max" else -1), []
     for i, j in combinations(range(len(strategies)), 2):
-        difference = sign * (means[i] - means[j])
+        each = sign * (scores[i] - scores[j])
+        difference = _means(each[None], measure.seed)[0]
         kept = np.flatnonzero(np.isfinite(difference[:, 0]))
         if len(kept) < 2:
             continue
@@ -220,7 +223,7 @@ def _crossings(
         found = crossing(tried, difference[kept, 0], difference[kept, 1:].T, measure.confidence)
         empty = dict.fromkeys(("first_ahead", "n", "low", "high", "share"))
         row = {"first": strategies[i], "second": strategies[j]} | (found or empty)
-        ends = [_ends(sign * (scores[i, k] - scores[j, k]), measure, persons) for k in kept]
+        ends = [_ends(each[k], measure, persons) for k in kept]
         units = scores.shape[2]
         rows.append(row | {"text": _told(row, tried, difference[kept, 0], ends, measure.confidence, units)})
     return rows

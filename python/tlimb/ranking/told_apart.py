@@ -24,7 +24,7 @@ Reference: Hansen PR, Lunde A, Nason JM. The model confidence set. Econometrica 
 import numpy as np
 
 from tlimb.evaluation.metrics import DIRECTIONS, WITHOUT_INTERVAL
-from tlimb.ranking.compare import Measure, drawn_metrics, interval_of, mean_of_known
+from tlimb.ranking.compare import Measure, grouped_metrics, interval_of, mean_of_known
 from tlimb.ranking.results import Results
 from tlimb.ranking.selection import standing
 from tlimb.ranking.training_chance import by_training, training_noise, trainings
@@ -45,7 +45,7 @@ def compare_on_validation(results: Results, candidates: list[dict], target: str,
     if not near:
         return None
     groups = [results.tables(row["trials"], "validation", target) for row in near]
-    scores, persons = _scores(groups, measure)
+    scores, persons = grouped_metrics([list(group.values()) for group in groups], measure)
     for row, group, (values, drawn) in zip(near, groups, scores):
         ends = interval_of(values.mean(), mean_of_known(drawn.T), persons, list(group.values()), measure)
         row["validation_low"], row["validation_high"] = ends
@@ -56,13 +56,6 @@ def compare_on_validation(results: Results, candidates: list[dict], target: str,
     drawn = np.stack([mean_of_known(drawn.T) for _, drawn in own], axis=1)
     drawn = drawn + _training([list(groups[i]) for i in equal], own, measure.seed)
     return _indistinguishable([near[i] for i in equal], means, drawn, measure)
-
-
-def _scores(groups: list[dict], measure: Measure) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
-    """The metric of each candidate's trials, (T,), and on the same resampled persons, (b, T); how many persons."""
-    values, drawn, persons = drawn_metrics([table for group in groups for table in group.values()], measure)
-    ends = np.cumsum([len(group) for group in groups])[:-1]
-    return list(zip(np.split(values, ends), np.split(drawn, ends, axis=1))), persons
 
 
 def _training(keys: list[list[tuple]], scores: list[tuple[np.ndarray, np.ndarray]], seed: int) -> np.ndarray:

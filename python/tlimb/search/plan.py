@@ -27,8 +27,9 @@ SPLITS = 8  # described of many
 @dataclass(frozen=True)
 class Plan:
     """The counts of a run; sizes in bytes. proposal: of the first round; growth: what more rounds make of it. scans:
-    recipe -> rows of the scans that it prepares; rows: of its splits. model_bytes: weights of all encoders and models. again: what a study
-    before has already, which is not counted; passed_over: why it is not taken up, empty where it is."""
+    recipe -> rows of the scans that it prepares; rows: of its splits. model_bytes: weights of all encoders and models.
+    again: what a study before has already, which is not counted; passed_over: why it is not taken up, empty where it
+    is."""
 
     sweep: Sweep
     summary: dict

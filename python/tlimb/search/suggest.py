@@ -29,8 +29,9 @@ class Proposal:
     """A round: trials, the distinct pretrainings that no earlier round asked for, and the rows of every split.
 
     splits: columns split, scan_id, person, role, times (how often a training scan is drawn), chunk. study: what is
-    known once this round is asked for. method: of the search. specs: of trials, of this round or a later one, such that every
-    choice of scans and recipe is among them. probes: split -> encoders to score on it, where the sweep asks for that.
+    known once this round is asked for. method: of the search. specs: of trials, of this round or a later one, such that
+    every choice of scans and recipe is among them. probes: split -> encoders to score on it, where the sweep asks for
+    that.
     """
 
     trials: list[dict] = field(default_factory=list)
