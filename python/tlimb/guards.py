@@ -8,8 +8,9 @@ What cannot be read refuses nothing.
 import ast
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 
 COMPARED = {
     **{ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
@@ -36,48 +37,90 @@ class Refusal:
         return f"refused where {ast.unparse(self.test)}"
 
 
-def refusals(path: str, given: dict, find: Find) -> list[Refusal]:
-    """The tests of the class at an import path that raise with the arguments `given`, others being at their default."""
-    constructor, base = _constructor(path, find)
-    return _raised(constructor, _defaults(constructor) | given, base, find) if constructor else []
+@dataclass(frozen=True)
+class Step:
+    """A statement at the top of a constructor: tests that raise with the names in them, a call of the constructor of
+    the class that it is derived from, and names that it gives other values."""
+
+    tests: list[tuple[ast.expr, list[str]]]
+    call: ast.Call | None
+    stored: set[str]
+
+
+@dataclass(frozen=True)
+class Constructor:
+    """What is read of a constructor: its arguments by place without `self`, those without a default, the defaults that
+    are plain values, its steps, and the import path of the first base class of its class."""
+
+    named: list[str]
+    required: list[str]
+    defaults: dict
+    steps: list[Step]
+    base: str
+
+
+def refusals(path: str, given: dict, find: Find, unknown: Iterable[str] = ()) -> list[Refusal]:
+    """The tests of the class at an import path that raise with the arguments `given`, others being at their default,
+    whatever the values of those that are `unknown`."""
+    constructor = _constructor(path, find)
+    if constructor is None:
+        return []
+    known = constructor.defaults | given
+    return _raised(constructor, {name: known[name] for name in known if name not in unknown}, find)
 
 
 def required(path: str, find: Find) -> list[str]:
     """The arguments of the class at an import path that have no default, without `self`."""
-    constructor, _ = _constructor(path, find)
-    if constructor is None:
-        return []
-    given, named = constructor.args, [*constructor.args.posonlyargs, *constructor.args.args]
-    bare = named[1 : len(named) - len(given.defaults)]
-    bare += [place for place, default in zip(given.kwonlyargs, given.kw_defaults) if default is None]
-    return [place.arg for place in bare]
+    constructor = _constructor(path, find)
+    return constructor.required if constructor else []
 
 
-def _constructor(path: str, find: Find) -> tuple[ast.FunctionDef | None, str]:
-    """The constructor of a class, its own or inherited, and the path of the base class of the one that has it."""
+@cache
+def _constructor(path: str, find: Find) -> Constructor | None:
+    """The constructor of a class, its own or inherited."""
     found = find(path) if path else None
     if found is None:
-        return None, ""
+        return None
     node, base = found
     own = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
-    return (own[0], base) if own else _constructor(base, find)
+    if not own:
+        return _constructor(base, find)
+    places = own[0].args
+    named = [place.arg for place in (*places.posonlyargs, *places.args)][1:]
+    bare = named[: len(named) - len(places.defaults)]
+    bare += [place.arg for place, default in zip(places.kwonlyargs, places.kw_defaults) if default is None]
+    return Constructor(named, bare, _defaults(own[0]), _steps(own[0]), base)
 
 
-def _raised(constructor: ast.FunctionDef, known: dict, base: str, find: Find) -> list[Refusal]:
-    found = []
+def _steps(constructor: ast.FunctionDef) -> list[Step]:
+    """The statements of a constructor up to the first that may return, without those that tell nothing."""
+    steps = []
     for statement in constructor.body:
-        if any(isinstance(inner, ast.Return) for inner in ast.walk(statement)):
+        inner = list(ast.walk(statement))
+        if any(isinstance(one, ast.Return) for one in inner):
             break
-        for test in _tests(statement):
-            names = dict.fromkeys(inner.id for inner in ast.walk(test) if isinstance(inner, ast.Name))
+        stored = {one.id for one in inner if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+        step = Step([(test, _names(test)) for test in _tests(statement)], _call_of_base(statement), stored)
+        if step.tests or step.call or step.stored:
+            steps.append(step)
+    return steps
+
+
+def _names(test: ast.expr) -> list[str]:
+    return list(dict.fromkeys(inner.id for inner in ast.walk(test) if isinstance(inner, ast.Name)))
+
+
+def _raised(constructor: Constructor, known: dict, find: Find) -> list[Refusal]:
+    found = []
+    for step in constructor.steps:
+        for test, names in step.tests:
             if _holds(test, known):
                 found.append(Refusal(test, {name: known[name] for name in names if name in known}))
-        call = _call_of_base(statement)
-        above, further = _constructor(base, find) if call else (None, "")
+        above = _constructor(constructor.base, find) if step.call else None
         if above:
-            found += _raised(above, _handed_on(call, above, known), further, find)
-        stored = {one.id for one in ast.walk(statement) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
-        known = {name: value for name, value in known.items() if name not in stored}
+            found += _raised(above, _handed_on(step.call, above, known), find)
+        if not step.stored.isdisjoint(known):
+            known = {name: value for name, value in known.items() if name not in step.stored}
     return found
 
 
@@ -101,13 +144,12 @@ def _call_of_base(statement: ast.stmt) -> ast.Call | None:
     return call if ast.unparse(call.func.value).startswith("super(") else None
 
 
-def _handed_on(call: ast.Call, constructor: ast.FunctionDef, known: dict) -> dict:
+def _handed_on(call: ast.Call, constructor: Constructor, known: dict) -> dict:
     """What is known of the arguments of a constructor in a call of it."""
-    named = [argument.arg for argument in (*constructor.args.posonlyargs, *constructor.args.args)][1:]
-    passed = dict(zip(named, call.args)) | {word.arg: word.value for word in call.keywords}
+    passed = dict(zip(constructor.named, call.args)) | {word.arg: word.value for word in call.keywords}
     if None in passed or any(isinstance(one, ast.Starred) for one in call.args):
         return {}
-    found = {name: value for name, value in _defaults(constructor).items() if name not in passed}
+    found = {name: value for name, value in constructor.defaults.items() if name not in passed}
     for name, node in passed.items():
         try:
             found[name] = _value(node, known)

@@ -5,6 +5,7 @@ Checking reads source text, so a sweep that names torch classes is checked witho
 
 import ast
 import math
+from collections.abc import Collection, Iterable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -158,6 +159,9 @@ GIVEN = {
 FILLED = {"T_max", "total_steps"}
 """Arguments of schedulers that are the stage's number of epochs where they are left out."""
 
+FROM_DATA = ("in_chans", "n_input_channels", "spatial_dims", "img_size")
+"""Arguments of networks from elsewhere that follow from the data where they are left out."""
+
 
 def locate(kind: str, class_path: str) -> str:
     """The full import path of a class named by its short name or already by its path."""
@@ -181,14 +185,17 @@ def load(kind: str, class_path: str, trusted=()):
         raise InputError([Problem(class_path, f"cannot be imported: {error}")]) from None
 
 
-def check(
-    kind: str, class_path: str, init_args: dict, where: str, trusted=(), passed: dict | None = None
-) -> list[Problem]:
+def check(kind: str, class_path: str, init_args: dict, where: str, trusted=()) -> list[Problem]:
     """The problems of a class and its arguments, found without importing it.
 
-    kind: a key of SHORT_NAMES; where: the JSON path to report; trusted: modules beyond TRUSTED; passed: values of
-    arguments that tlimb passes itself.
+    kind: a key of SHORT_NAMES; where: the JSON path to report; trusted: modules beyond TRUSTED.
     """
+    found = fitting(kind, class_path, init_args, where, trusted)
+    return found or refused(kind, class_path, init_args, where)
+
+
+def fitting(kind: str, class_path: str, init_args: dict, where: str, trusted=()) -> list[Problem]:
+    """The problems of a class and of each of its arguments alone: names it takes and types. As for `check`."""
     path = locate(kind, class_path)
     if "." not in path:
         hint = nearest(class_path, SHORT_NAMES[kind])
@@ -207,8 +214,37 @@ def check(
     if definition is None:
         hint = "name the module in which the class is defined, as in torch.optim.sgd.SGD"
         return [Problem(f"{where}.class_path", f"no class {path} is defined", hint)]
-    problems = _argument_problems(class_path, definition, init_args, f"{where}.init_args")
-    return problems or _refusals(path, class_path, init_args, f"{where}.init_args", passed or {})
+    return _argument_problems(class_path, definition, init_args, f"{where}.init_args")
+
+
+def refused(
+    kind: str, class_path: str, init_args: dict, where: str, passed: dict | None = None, unknown: Collection[str] = ()
+) -> list[Problem]:
+    """What a class itself refuses of its arguments, as far as its source tells; not what its defaults would meet.
+
+    passed: values of arguments that tlimb passes itself. unknown: arguments that may have other values than these.
+    """
+    path, problems = locate(kind, class_path), []
+    for refusal in refusals(path, (passed or {}) | init_args, _with_base, unknown):
+        if str(refusal) not in _usual(path):
+            named = [name for name in refusal.names if name in init_args]
+            found = ", ".join(f"{name} {value!r}" for name, value in refusal.names.items())
+            place = f"{where}.init_args.{named[0]}" if len(named) == 1 else f"{where}.init_args"
+            problems.append(Problem(place, f"{class_path}: {refusal}, found {found}"))
+    return problems
+
+
+@cache
+def _usual(path: str) -> frozenset[str]:
+    """What the class at an import path refuses of its own defaults."""
+    return frozenset(map(str, refusals(path, {}, _with_base)))
+
+
+def missing(kind: str, class_path: str, given: Iterable[str], where: str) -> list[Problem]:
+    """A problem for each argument without a default that is neither `given` nor filled in. where: the JSON path."""
+    filled = {*GIVEN, *given, *{"scheduler": FILLED, "architecture": FROM_DATA}.get(kind, ())}
+    lacking = [name for name in required(locate(kind, class_path), _with_base) if name not in filled]
+    return [Problem(f"{where}.init_args.{name}", f"missing; {class_path} has no default for it") for name in lacking]
 
 
 def declared(kind: str, class_path: str, name: str, default=None):
@@ -246,6 +282,7 @@ def syntax_problem(where: str, error: SyntaxError) -> Problem:
     return Problem(where, f"{error.filename}, line {error.lineno}: {error.msg}")
 
 
+@cache
 def statements(module: str) -> list[ast.stmt] | None:
     """The statements at the top of a module's source, read without importing it; None where there is no such module.
 
@@ -291,25 +328,6 @@ def _finite(value) -> bool:
     if isinstance(value, dict | list):
         return all(map(_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def _refusals(path: str, class_path: str, init_args: dict, where: str, passed: dict) -> list[Problem]:
-    """What the class itself refuses of its arguments, as far as its source tells; not what its defaults would meet."""
-    problems, usual = [], set(map(str, refusals(path, {}, _with_base)))
-    for refusal in refusals(path, passed | init_args, _with_base):
-        if str(refusal) not in usual:
-            named = [name for name in refusal.names if name in init_args]
-            found = ", ".join(f"{name} {value!r}" for name, value in refusal.names.items())
-            place = f"{where}.{named[0]}" if len(named) == 1 else where
-            problems.append(Problem(place, f"{class_path}: {refusal}, found {found}"))
-    return problems
-
-
-def missing(kind: str, class_path: str, init_args: dict, where: str) -> list[Problem]:
-    """A problem for each argument without a default that neither `init_args` nor tlimb gives. where: the JSON path."""
-    path, filled = locate(kind, class_path), {*GIVEN, *init_args, *(FILLED if kind == "scheduler" else ())}
-    lacking = [name for name in required(path, _with_base) if name not in filled]
-    return [Problem(f"{where}.init_args.{name}", f"missing; {class_path} has no default for it") for name in lacking]
 
 
 def _in_words(annotation: ast.expr) -> str:

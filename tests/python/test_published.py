@@ -199,6 +199,24 @@ def test_a_round_asks_for_published_encoders_once_with_their_files(sweep, table,
     assert {split: set(inits) for split, inits in known.new(proposal).probes.items()} == {split: made}
 
 
+def test_every_encoder_is_probed_on_scans_of_its_own_recipe(document, table, labels, tmp_path):
+    document |= {"recipes": {"default": {}, "other": {"spacing": 3}}, "evaluate": {"probe": True}}
+    space = {"stages.*.data.recipe": ["other", "default"], "stages.finetune.weights": [{"path": "a.pth"}, None]}
+    document["search"] = {"seeds": [0], "space": space}
+    recipes = all_fine(table, document["recipes"])
+    proposal = suggest(read_sweep(document), table, labels, recipes, files=FILES)
+    (split,) = proposal.probes
+    assert len(proposal.probes[split]) == 4 == len(proposal.trials)
+    write_round(tmp_path, proposal, table, {"labels": labels, "files": FILES}, 4)
+    jobs = [read_json(path) for path in (tmp_path / "jobs").glob("*/job.json")]
+    probes = {job["recipe"]: job for job in jobs if job["kind"] == "probe"}
+    assert set(probes) == {"default", "other"} and len({job["id"] for job in probes.values()}) == 2
+    for trial in proposal.trials:
+        job = probes[trial["spec"]["stages"][-1]["data"]["recipe"]]
+        assert encoder_of(trial) in [*job["inits"], *(start["id"] for start in job["starts"])]
+        assert len(job["inits"]) == 1 and [start["data"]["recipe"] for start in job["starts"]] == [job["recipe"]]
+
+
 def test_the_id_of_a_published_encoder_follows_from_what_decides_its_features():
     first, same = (start_of("a.pth")["id"] for _ in range(2))
     changes = [{"content": "1"}, {"architecture": SMALL}, {"module": SLICES}, {"normalise": ZSCORE}, {"part": "layer1"}]

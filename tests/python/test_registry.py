@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 
@@ -103,6 +104,37 @@ def test_what_a_users_class_and_those_it_is_derived_from_refuse_is_told(tmp_path
     assert [str(one) for one in registry.missing("optimizer", path, {}, "here")] == [
         f"here.init_args.rate: missing; {path} has no default for it"
     ]
+
+
+def test_a_refusal_that_follows_from_an_unknown_argument_is_not_told():
+    def told_without(*unknown) -> list[str]:
+        given = {"nesterov": True, "dampening": 0.5, "momentum": 0.9}
+        return [str(one) for one in registry.refused("optimizer", "SGD", given, "here", unknown=unknown)]
+
+    assert "found nesterov True, momentum 0.9, dampening 0.5" in told_without()[0]
+    assert "found nesterov True, dampening 0.5" in told_without("momentum")[0]
+    assert told_without("dampening") == told_without("nesterov") == []
+
+
+def test_a_constructor_is_read_once_however_often_its_arguments_are_checked(monkeypatch):
+    walked, walk = [], ast.walk
+    monkeypatch.setattr(ast, "walk", lambda node: walked.append(node) or walk(node))
+    assert told("optimizer", "AdamW", {"lr": 0.01}) == []
+    walked.clear()
+    for rate in (0.1, 0.2, 0.3):
+        assert told("optimizer", "AdamW", {"lr": rate}) == []
+        assert registry.missing("optimizer", "AdamW", {}, "here") == []
+    assert walked == []
+
+
+def test_what_follows_from_the_data_is_not_missing_from_networks_alone():
+    def lacking(kind, name, **given) -> list[str]:
+        return [one.where for one in registry.missing(kind, f"monai.networks.nets.{name}", given, "here")]
+
+    assert lacking("architecture", "DenseNet121") == ["here.init_args.out_channels"]
+    assert lacking("architecture", "ViT") == ["here.init_args.patch_size"]
+    assert lacking("architecture", "UNet", out_channels=2, channels=[4, 8]) == ["here.init_args.strides"]
+    assert "here.init_args.spatial_dims" in lacking("head", "DenseNet121", out_channels=2)
 
 
 def test_a_module_outside_the_trusted_ones_is_refused_unless_named():

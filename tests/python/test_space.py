@@ -1,4 +1,6 @@
 import copy
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -79,6 +81,68 @@ def test_rates_that_no_training_can_have_are_told_before_it_with_their_path(docu
     assert "stages[1].scheduler.init_args.step_size: missing; StepLR has no default for it" in told
     where = "search.space.'stages.pretrain.scheduler'[1]: stages[0].scheduler.init_args: WarmupCosine"
     assert where in told and "found warmup 5, epochs 3" in told
+
+
+MONAI = "monai.networks.nets.densenet.DenseNet121"
+WARMUP = {"class_path": "WarmupCosine"}
+SGD, NESTEROV = ({"class_path": "SGD", "init_args": {"nesterov": one}} for one in (False, True))
+OPTIMIZER, SCHEDULER = "stages.finetune.optimizer", "stages.finetune.scheduler"
+MOMENTUM = f"{OPTIMIZER}.init_args.momentum"
+
+
+@pytest.mark.parametrize("last, space, unless, points", [
+    ({"scheduler": WARMUP, "epochs": 3}, {"stages.finetune.epochs": [10, 20]}, [], 2),
+    ({"optimizer": SGD}, {MOMENTUM: [0.5, 0.9], f"{OPTIMIZER}.init_args.nesterov": [False, True]}, [], 4),
+    ({"optimizer": NESTEROV}, {MOMENTUM: [0.5, 0.9]}, [], 2),
+    ({"optimizer": NESTEROV}, {MOMENTUM: [0.5, 0.9], "stages.finetune.batch_size": [4, 8]}, [], 4),
+    ({"optimizer": NESTEROV}, {OPTIMIZER: [{"class_path": "AdamW"}, SGD]}, [], 2),
+    ({"scheduler": {"class_path": "StepLR"}}, {f"{SCHEDULER}.init_args.step_size": [2, 3]}, [], 2),
+    ({"scheduler": WARMUP, "epochs": 3}, {"*": [{"stages.finetune.epochs": 10}, {SCHEDULER: None}]}, [], 2),
+    ({}, {OPTIMIZER: [{"class_path": "SGD", "init_args": {
+        "momentum": {"variants": [0.0, 0.9]}, "nesterov": {"variants": [False, True]}}}]},
+     [{f"{OPTIMIZER}[0].init_args.momentum": 0.0, f"{OPTIMIZER}[0].init_args.nesterov": True}], 3),
+    ({}, {SCHEDULER: [None, WARMUP], "stages.finetune.epochs": [3, 10]},
+     [{SCHEDULER: WARMUP, "stages.finetune.epochs": 3}], 3),
+])  # fmt: skip
+def test_arguments_are_held_against_each_other_in_whole_points(document, last, space, unless, points):
+    document["stages"][1] |= last
+    document["search"] = {"seeds": [0], "space": space, "unless": unless}
+    assert len(grid(read_sweep(document))) == points
+
+
+@pytest.mark.parametrize("last, space, wheres", [
+    ({"optimizer": NESTEROV}, {MOMENTUM: [0.5, 0.0]}, [f"search.space.'{MOMENTUM}'[1]: stages[1].optimizer.init_args"]),
+    ({"scheduler": WARMUP}, {"stages.finetune.epochs": [10, 4]},
+     ["search.space.'stages.finetune.epochs'[1]: stages[1].scheduler.init_args: WarmupCosine"]),
+    ({"optimizer": {"class_path": "AdamW", "init_args": {"lr": -1}}}, {"stages.finetune.batch_size": [4, 8]},
+     ["- stages[1].optimizer.init_args.lr: AdamW"]),
+    ({"optimizer": {"class_path": "AdamW", "init_args": {"weight_decay": -1}}}, {f"{OPTIMIZER}.init_args.lr": [-2, 1]},
+     ["- stages[1].optimizer.init_args.weight_decay: AdamW", f"search.space.'{OPTIMIZER}.init_args.lr'[0]: stages[1]"]),
+    ({"optimizer": SGD}, {MOMENTUM: [0.0, 0.9], f"{OPTIMIZER}.init_args.nesterov": [False, True]},
+     [f"search.space.'{MOMENTUM}'[0] with search.space.'{OPTIMIZER}.init_args.nesterov'[1]: stages[1].optimizer"]),
+    ({"scheduler": {"class_path": "StepLR"}}, {
+        f"{SCHEDULER}.init_args.step_size": {"variants": [2], "when": {"stages.finetune.batch_size": 4}},
+        "stages.finetune.batch_size": [4, 8]},
+     ["search.space.'stages.finetune.batch_size'[1]: stages[1].scheduler.init_args.step_size: missing"]),
+])  # fmt: skip
+def test_what_a_class_refuses_is_told_with_the_value_or_the_point_that_brings_it(document, last, space, wheres):
+    document["stages"][1] |= {"epochs": 10} | last
+    document["search"] = {"seeds": [0], "space": space}
+    told = problems_of(document)
+    assert all(where in told for where in wheres) and len(told.splitlines()) == 1 + len(wheres), told
+
+
+def test_the_documented_network_of_monai_needs_nothing_that_the_data_say(document):
+    words = (Path(__file__).parents[2] / "docs" / "own-networks.md").read_text()
+    (line,) = [one for one in words.splitlines() if one.startswith("Networks of MONAI and timm need no trust")]
+    document["architecture"] = json.loads("{" + line.split("`")[1] + "}")
+    document["search"]["space"] = {}
+    assert {spec["architecture"]["class_path"] for spec in grid(read_sweep(document))} == {
+        MONAI
+    }
+    document["architecture"]["init_args"] = {}
+    told = problems_of(document)
+    assert told.splitlines()[1:] == [f"  - architecture.init_args.out_channels: missing; {MONAI} has no default for it"]
 
 
 def test_a_rate_below_0_is_refused_of_a_class_that_does_not_say_so(document, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from tlimb.architectures.size_check import BATCH, by, shape_of
 from tlimb.errors import InputError, Problem
+from tlimb.registry import FROM_DATA
 
 
 def is_encoder(module: nn.Module) -> bool:
@@ -17,8 +18,7 @@ def foreign_arguments(input_shape: tuple[int, ...]) -> dict:
     input_shape: (C, ...). in_chans is timm's; n_input_channels, spatial_dims and img_size are MONAI's.
     """
     channels, *size = input_shape
-    names = {"in_chans": channels, "n_input_channels": channels}
-    return names | {"spatial_dims": len(size), "img_size": tuple(size)}
+    return dict(zip(FROM_DATA, (channels, channels, len(size), tuple(size)), strict=True))
 
 
 def output_shape(made, input_shape: tuple[int, ...], name: str) -> tuple[int, ...]:

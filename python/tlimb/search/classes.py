@@ -1,14 +1,18 @@
 """The classes and functions that a trial names, found and checked without importing them."""
 
 import ast
+from collections.abc import Collection
 
 from tlimb import registry
 from tlimb.errors import Problem, nearest
 from tlimb.search.scans import terms_of
 
 
-def class_problems(trial: dict, trusted=()) -> list[Problem]:
-    """What is wrong with the classes, their arguments and the hooks of a trial (a dumped TrialBase), by JSON path."""
+def class_problems(trial: dict, trusted=(), varied: Collection[str] = ()) -> list[Problem]:
+    """What is wrong with the classes, their arguments and the hooks of a trial (a dumped TrialBase), by JSON path.
+
+    varied: JSON paths of what may be otherwise: a class is not held to refuse, or to lack, what follows from them.
+    """
     named = _of_architecture("architecture", trial["architecture"])
     hooks, passed = [], {}
     for i, stage in enumerate(trial["stages"]):
@@ -18,11 +22,30 @@ def class_problems(trial: dict, trusted=()) -> list[Problem]:
     problems = []
     for kind, where, spec in named:
         if spec is not None:
-            name, arguments = spec["class_path"], spec["init_args"]
-            found = registry.check(kind, name, arguments, where, trusted, passed.get(where))
-            found = found or (_rate_problems(arguments, where) if kind == "optimizer" else [])
-            problems += found or registry.missing(kind, name, arguments, where)
+            fitting = registry.fitting(kind, spec["class_path"], spec["init_args"], where, trusted)
+            problems += fitting or _whole_problems(kind, where, spec, passed.get(where, {}), varied)
     return problems + [problem for where, path in hooks for problem in function_problems(path, where, trusted)]
+
+
+def _whole_problems(kind: str, where: str, spec: dict, passed: dict, varied: Collection[str]) -> list[Problem]:
+    """What a class refuses of its arguments together and lacks, as far as that does not follow from what is varied."""
+    name, arguments = spec["class_path"], spec["init_args"]
+    given = f"{where}.init_args"
+    if given in varied or any(_within(f"{where}.class_path", path) for path in varied):
+        return []
+    inner = [path.removeprefix(f"{given}.") for path in varied if path.startswith(f"{given}.")]
+    unknown = {path.split(".")[0].split("[")[0] for path in inner}
+    if f"{where.rpartition('.')[0]}.epochs" in varied:
+        unknown |= passed.keys()
+    problems = registry.refused(kind, name, arguments, where, passed, unknown)
+    if kind == "optimizer" and not problems:
+        problems = _rate_problems({key: value for key, value in arguments.items() if key not in unknown}, where)
+    return problems or registry.missing(kind, name, {*arguments, *unknown}, where)
+
+
+def _within(path: str, outer: str) -> bool:
+    """Whether a JSON path is another one or leads further."""
+    return path == outer or path.startswith((f"{outer}.", f"{outer}["))
 
 
 def _rate_problems(arguments: dict, where: str) -> list[Problem]:

@@ -74,17 +74,22 @@ def _held_out(splits: pd.DataFrame) -> dict[str, str]:
 
 def probes(proposal: Proposal) -> Iterator[tuple[dict, list[str], list[str], list[dict]]]:
     """(last stage, splits, encoders of pretrainings, those from published weights) of the tasks that score encoders
-    before fine-tuning: splits on which the same ones are scored for the same target share a task."""
-    stages = {trial["split"]: trial["spec"]["stages"][-1] for trial in proposal.trials if encoder_of(trial)}
+    before fine-tuning: splits on which the same ones are scored for the same target share a task. An encoder is shown
+    scans of the recipe of the trials that start from it, which follows from its id."""
+    stages = {encoder_of(trial): trial["spec"]["stages"][-1] for trial in proposal.trials}
     published = [published_start(trial["spec"]) for trial in proposal.trials if not trial["init"]]
     starts = {start["id"]: start for start in published if start}
+    alike: dict[tuple, list[str]] = {}
+    for split, ids in proposal.probes.items():
+        for identity in ids:
+            stage = stages[identity]
+            alike.setdefault((split, stage["data"]["recipe"], stage["targets"][0]), []).append(identity)
     groups: dict[tuple, list[str]] = {}
-    for split, inits in proposal.probes.items():
-        stage = stages[split]
-        groups.setdefault((stage["data"]["recipe"], stage["targets"][0], tuple(inits)), []).append(split)
+    for (split, recipe, target), ids in alike.items():
+        groups.setdefault((recipe, target, tuple(ids)), []).append(split)
     for (_, _, ids), splits in groups.items():
         inits = [identity for identity in ids if identity not in starts]
-        yield stages[splits[0]], splits, inits, [starts[identity] for identity in ids if identity in starts]
+        yield stages[ids[0]], splits, inits, [starts[identity] for identity in ids if identity in starts]
 
 
 class _Jobs:

@@ -1,7 +1,6 @@
 """From points of the search space to the specs of trials, and what is wrong with either."""
 
-import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 from tlimb import registry, splits
@@ -9,6 +8,7 @@ from tlimb.config import ClassSpec, Split, Stage, Sweep, TrialBase
 from tlimb.errors import InputError, Problem, nearest
 from tlimb.files import canonical_json, digest
 from tlimb.parse import parse
+from tlimb.search.alone import Alone, Varied, each_alone
 from tlimb.search.blame import blamed
 from tlimb.search.classes import class_problems
 from tlimb.search.combinations import VOLUME_MODULES, combination_problems, comparison_problems, first_of, is_fitted
@@ -34,34 +34,38 @@ class Candidates:
     def __init__(self, sweep: Sweep, trusted=(), files: dict | None = None):
         self.sweep, self.trusted, self.files, self._base = sweep, trusted, files, _base(sweep)
         self._known: dict[str, tuple[list[dict], list[Problem]]] = {}
-        problems = _base_problems(sweep, trusted)
-        space, unless = with_presets(sweep.search, sweep.stages[-1].name, problems)
-        self.space = read_space(space, unless, sweep.search.method == "grid", problems)
+        found: list[Problem] = []
+        space, unless = with_presets(sweep.search, sweep.stages[-1].name, found)
+        self.space = read_space(space, unless, sweep.search.method == "grid", found)
+        self._alone = each_alone(self.space, self._base)
+        varied = Varied(self.space, self._base, self._alone)
+        problems = _base_problems(sweep, trusted, varied.at_all()) + found
         self.epochs = {sweep.stages[-1].epochs}
-        known = {str(problem) for problem in class_problems(self._base, trusted)}
+        known = {str(problem) for problem in problems}
         for key in self.space.keys:
-            problems += self._key_problems(key, known, trusted)
+            problems += self._key_problems(key, known, varied)
         if self.space.finite and sweep.search.method == "grid" and self.space.most > MOST_POINTS:
             message = f"a grid of {self.space.most:,} points; at most {MOST_POINTS:,} are tried one by one"
             problems.append(Problem("search.space", message, "use method random, bayes or halving"))
         if problems:
             raise InputError(list(dict.fromkeys(problems)))
 
-    def _key_problems(self, key: str, known: set[str], trusted) -> list[Problem]:
+    def _key_problems(self, key: str, known: set[str], varied: Varied) -> list[Problem]:
         """Each value of a key tried alone on the base trial, so that its problems are named by its own place."""
         problems, epochs = [], set()
-        for where, value in _alone(self.space, key):
-            trial, lost = assign(self._base, key, value)
-            if lost:
-                return lost
-            checked, found = _variant(trial, where, self.sweep, known, trusted)
-            problems += found
-            epochs |= {checked.stages[-1].epochs} if checked else set()
+        for one in self._of_key(key):
+            problems += one.problems
+            if one.checked:
+                problems += _alone_problems(one, self.sweep, known, varied.beside(one), self.trusted)
+                epochs.add(one.checked.stages[-1].epochs)
         usual = self.sweep.stages[-1].epochs
         if epochs - {usual}:
             always = usual not in epochs and not self.space.choices[key].when
             self.epochs = epochs if always else self.epochs | epochs
         return problems
+
+    def _of_key(self, key: str) -> list[Alone]:
+        return [one for one in self._alone if one.key == key]
 
     def specs(self, point: dict) -> list[dict]:
         """The canonical specs of a point, one for each seed, none where it cannot be trained.
@@ -120,8 +124,7 @@ class Candidates:
         return problems
 
     def _varies(self, key: str, problem: Problem) -> bool:
-        trials = [assign(self._base, key, value)[0] for _, value in _alone(self.space, key)]
-        return problem in comparison_problems([parse(TrialBase, trial).model_dump() for trial in trials])
+        return problem in comparison_problems([one.checked.model_dump() for one in self._of_key(key)])
 
     def first(self) -> dict:
         """The trial of the first point of the space, unresolved."""
@@ -145,7 +148,7 @@ class Candidates:
     def _moves_scans(self, key: str) -> bool:
         """Whether any value of a key touches who is trained on, or the recipe."""
         used = _scans(self._base)
-        return any(_scans(assign(self._base, key, value)[0]) != used for _, value in _alone(self.space, key))
+        return any(_scans(one.checked.model_dump()) != used for one in self._of_key(key))
 
     def trial(self, point: dict) -> dict:
         """A point's trial as it stands after all is assigned, unresolved."""
@@ -183,32 +186,6 @@ def _scans(trial: dict) -> list:
         roles = [stage["data"].get(role) or {} for role in ("labelled", "unlabelled", "source", "target")]
         named.append([stage["data"].get("recipe"), *([role.get("cohort"), role.get("modality")] for role in roles)])
     return named
-
-
-def _alone(space: Space, key: str) -> Iterable[tuple[str, object]]:
-    """(place, value) of every value of a key: each variant, of nested choices and distributions first and last."""
-    own = [choice for choice in space.choices.values() if choice.key == key]
-    for choice in own:
-        ends = range(len(choice.options)) if choice.kind == "variants" else (choice.low, choice.high)
-        inner = [one for one in own if one.parent and one.parent[0] == choice.address]
-        for end in ends:
-            if choice.kind == "variants" and any(one.parent[1] == end for one in inner):
-                continue
-            draw = _path_to(space, choice) | {choice.address: end}
-            for one in own:
-                if one.address not in draw and one.parent and draw.get(one.parent[0]) == one.parent[1]:
-                    draw[one.address] = 0 if one.kind == "variants" else one.low
-            where = f"{choice.place}[{end}]" if choice.kind == "variants" else choice.place
-            yield where, space.value(key, draw)
-
-
-def _path_to(space: Space, choice) -> dict:
-    """The variants within which a choice stands."""
-    draw = {}
-    while choice.parent:
-        draw[choice.parent[0]] = choice.parent[1]
-        choice = space.choices[choice.parent[0]]
-    return draw
 
 
 def expand(spec: dict, sites=(), file_folds: int = 1) -> list[dict]:
@@ -275,8 +252,8 @@ def _base(sweep: Sweep) -> dict:
     return sweep.model_dump(include={"architecture", "stages", "split"})
 
 
-def _base_problems(sweep: Sweep, trusted) -> list[Problem]:
-    problems = class_problems(_base(sweep), trusted)
+def _base_problems(sweep: Sweep, trusted, varied: set[str]) -> list[Problem]:
+    problems = class_problems(_base(sweep), trusted, varied)
     for i, stage in enumerate(sweep.stages):
         if stage.data.recipe not in sweep.recipes:
             hint = nearest(stage.data.recipe, sweep.recipes)
@@ -287,14 +264,9 @@ def _base_problems(sweep: Sweep, trusted) -> list[Problem]:
     return problems
 
 
-def _variant(trial: dict, where: str, sweep: Sweep, known: set, trusted) -> tuple[TrialBase | None, list[Problem]]:
-    """A trial with one value of the space, and what that brings."""
-    try:
-        checked = parse(TrialBase, copy.deepcopy(trial), where)
-    except InputError as error:
-        return None, error.problems
-    found = [p for p in class_problems(checked.model_dump(), trusted) if str(p) not in known]
-    found = [Problem(f"{where}: {problem.where}", problem.message, problem.hint) for problem in found]
-    lost = {stage.data.recipe for stage in checked.stages} - set(sweep.recipes)
-    found += [Problem(where, f"unknown recipe '{name}'", nearest(name, sweep.recipes)) for name in sorted(lost)]
-    return checked, found
+def _alone_problems(one: Alone, sweep: Sweep, known: set, varied: set[str], trusted) -> list[Problem]:
+    """What one value of the space brings whatever others are, beside what is `known`."""
+    found = [p for p in class_problems(one.checked.model_dump(), trusted, varied) if str(p) not in known]
+    found = [Problem(f"{one.place}: {problem.where}", problem.message, problem.hint) for problem in found]
+    lost = sorted({stage.data.recipe for stage in one.checked.stages} - set(sweep.recipes))
+    return found + [Problem(one.place, f"unknown recipe '{name}'", nearest(name, sweep.recipes)) for name in lost]
