@@ -88,7 +88,7 @@ def test_delong_over_seeds_and_folds_rarely_finds_what_is_not_there(runs, seeds,
     assert found <= runs[1]
 
 
-LUCK = [pytest.param(3, 0.1, marks=LONG), (3, 0.3), pytest.param(5, 0.3, marks=LONG)]
+LUCK = [pytest.param(2, 0.3, marks=LONG), pytest.param(3, 0.1, marks=LONG), (3, 0.3), pytest.param(5, 0.3, marks=LONG)]
 
 
 @pytest.mark.parametrize(("seeds", "luck"), LUCK)
@@ -101,7 +101,8 @@ def test_the_luck_of_a_training_is_rarely_taken_for_a_difference(runs, metric, s
         found = [paired_difference(pairs, measure)["p"]] + ([delong(pairs)["p"]] if metric == "auroc" else [])
         return np.array(found) < 0.05
 
-    assert (share(runs[0], finds) <= runs[1]).all()
+    bound = runs[1] if seeds > 2 else 0.15  # two are too few, which `notes` of the ranking say
+    assert (share(runs[0], finds) <= bound).all()
 
 
 def nearest_mean(features, truth, train):
