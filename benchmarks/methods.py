@@ -3,6 +3,7 @@
 python benchmarks/methods.py people methods          who trains, validates and is tested, beside methods/cohorts.csv
 python benchmarks/methods.py run results/methods     each sweep of assets/sweeps/methods, then its null twin
 python benchmarks/methods.py table results/methods   differences to the baselines, as Markdown
+python benchmarks/methods.py called results/methods methods/cohorts.csv   who is called a patient, by site
 
 methods/ is made by `tlimb demo-cohort methods --scans 1500 --seed 2`.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
+from method_studies import STUDIES, Study
 
 from tlimb.config import read_sweep
 from tlimb.files import read_json, write_csv, write_json
@@ -29,161 +31,6 @@ SWEEPS = Path("assets/sweeps/methods")
 FEW, DRAWS = 40, 3
 CONFOUNDED = 0.9
 RARE = 6
-
-
-@dataclass(frozen=True)
-class Study:
-    """A setting and what is compared in it.
-
-    methods: a name for each variant of the sweep's space, in its order. baselines: what a method claims to beat, one or
-    several, by the method's own name, "" for all others; a name is a method's, or <sweep>: <name> where another sweep
-    has it. oracle: a method that knows what others do not, of another sweep. target: what is asked for.
-    """
-
-    setting: str
-    methods: tuple[str, ...]
-    baselines: dict[str, tuple[str, ...]]
-    oracle: str
-    target: str = "diagnosis"
-
-    @property
-    def metrics(self) -> dict[str, str]:
-        """Metric -> its name in the table."""
-        if self.target == "age":
-            return {"mae": "mean absolute error, years", "r": "correlation"}
-        return {"balanced_accuracy": "balanced accuracy", "auroc": "area under the curve"}
-
-    @property
-    def kind(self) -> str:
-        """Of the target."""
-        return "regression" if self.target == "age" else "classification"
-
-
-def _tuned(*pretrained: str) -> tuple[str, ...]:
-    """Two names for each way to pretrain: all of the network tuned, and a head on the frozen encoder."""
-    return tuple(f"{how} after {name}" for name in pretrained for how in ("full", "frozen"))
-
-
-STUDIES = {
-    "confounded": Study(
-        "A confounded label",
-        (
-            "no term",
-            "AdversarialRemoval",
-            "AdversarialRemoval within controls",
-            "CorrelationPenalty",
-            "CorrelationPenalty within controls",
-            "CorrelationPenalty of features",
-            "CorrelationPenalty by distance, of features",
-            "CorrelationPenalty by distance, of features, within controls",
-            "no term, last weights",
-            "AdversarialRemoval within controls, last weights",
-            "CorrelationPenalty within controls, last weights",
-        ),
-        {
-            "": ("no term",),
-            "no term, last weights": ("no term",),
-            "AdversarialRemoval within controls, last weights": ("no term, last weights",),
-            "CorrelationPenalty within controls, last weights": ("no term, last weights",),
-        },
-        oracle="confounded-oracle: full",
-    ),
-    "adaptation": Study(
-        "Another site",
-        ("source alone", "both sites in batch norm", "DANN", "CDAN", "MMD", "DeepCORAL", "MDD"),
-        {"": ("source alone", "both sites in batch norm"), "both sites in batch norm": ("source alone",)},
-        oracle="adaptation-oracle: full",
-    ),
-    "semi-supervised": Study(
-        "Many without labels",
-        (
-            "labelled alone",
-            "all scans in batch norm",
-            "Reconstruction",
-            "RotationPrediction",
-            "TransformConsistency",
-            "MeanTeacher",
-            "FixMatch",
-        ),
-        {"": ("labelled alone",), "Reconstruction": ("labelled alone", "all scans in batch norm")},
-        oracle="all-labels: full",
-    ),
-    "keeping": Study(
-        "Small n: keeping what was learned",
-        (
-            "scratch",
-            "full",
-            "frozen",
-            "L2SP",
-            "DELTA",
-            "EWC",
-            "FeatureDistillation",
-            "FeatureDistillation of outputs",
-            "BSS",
-            "CoTuning",
-            "StochNorm",
-        ),
-        {"full": ("scratch",), "frozen": ("scratch",), "": ("full",)},
-        oracle="all-labels: full",
-    ),
-    "imbalance": Study(
-        "Rare patients",
-        (
-            "CrossEntropy",
-            "CrossEntropy, balanced weights",
-            "Focal",
-            "Focal, balanced weights",
-            "CrossEntropy, smoothed labels",
-        ),
-        {"": ("CrossEntropy",)},
-        oracle="imbalance-oracle: full",
-    ),
-    "multitask": Study(
-        "Several tasks",
-        ("plain mean", "WeightedSum", "UncertaintyWeighting", "GradNorm", "PCGrad"),
-        {"": ("multitask-alone: scratch",)},
-        oracle="all-labels: scratch",
-    ),
-    "self-supervised": Study(
-        "Pretraining without labels",
-        (
-            "scratch",
-            *_tuned("SimCLR", "VICReg", "BarlowTwins", "BYOL", "YAware", "Reconstruction", "Reconstruction, masked"),
-            *_tuned("RotationPrediction", "TransformPrediction"),
-        ),
-        {"": ("scratch",)},
-        oracle="all-labels: scratch",
-    ),
-    "masked-vit": Study(
-        "Masked autoencoding",
-        ("scratch", *_tuned("MaskedAutoencoder")),
-        {"": ("scratch",)},
-        oracle="masked-vit-oracle: scratch",
-    ),
-    "autoencoders": Study(
-        "Autoencoders",
-        (
-            "CAE, scratch",
-            *_tuned("CAE", "CAE with L1Weights", "CAE with L1Code"),
-            "SRCAE, scratch",
-            *_tuned("SRCAE"),
-            "VAE, scratch",
-            *_tuned("VAE"),
-        ),
-        {"": ("CAE, scratch",)}
-        | {name: ("SRCAE, scratch",) for name in _tuned("SRCAE")}
-        | {name: ("VAE, scratch",) for name in _tuned("VAE")}
-        | {"SRCAE, scratch": (), "VAE, scratch": ()},
-        oracle="autoencoders-oracle: CAE",
-    ),
-    "ages": Study(
-        "Losses of a quantity: age",
-        ("MeanSquaredError", "MeanAbsoluteError", "Huber", "SoftBins"),
-        {"": ("MeanSquaredError",)},
-        oracle="ages-oracle: scratch",
-        target="age",
-    ),
-}
 
 
 @click.group(help=__doc__)
@@ -456,7 +303,7 @@ def _baselines(
         sweep, _, name = wanted.rpartition(": ")
         there = candidates_of(out / f"{sweep}{twin}") if sweep else own
         if name in there and wanted != method:
-            found[f"{sweep.rpartition('-')[2]}: {name}" if sweep else name] = there[name]
+            found[sweep or name] = there[name]
     return found
 
 
@@ -468,19 +315,20 @@ def _rows(study: Study, method: str, one: Candidate, baselines: dict[str, Candid
     first = [method + failed, f"{one.validation:.3f}", _interval(score, "mean", ".3f")]
     rows = []
     for name, base in baselines.items() or [("", None)]:
-        found = [base and paired_difference(_pairs(one, base), _measure(metric, study)) for metric in study.metrics]
+        pairs = {} if base is None else _pairs(one, base)
+        found = [paired_difference([*pairs.values()], _measure(metric, study), [*pairs]) for metric in study.metrics]
         cells = [*(first if not rows else [""] * 3), name, *(_interval(one, "difference", "+.3f") for one in found)]
         rows.append("| " + " | ".join(cells) + " |")
     return rows
 
 
-def _pairs(one: Candidate, base: Candidate) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Predictions of both by trials of the same seed and draw; of one that has no draws, by the seed."""
-    shared = sorted(one.tables.keys() & base.tables.keys(), key=str)
-    if shared:
-        return [(one.tables[key], base.tables[key]) for key in shared]
+def _pairs(one: Candidate, base: Candidate) -> dict[tuple, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Trials of the baseline -> predictions of both with the same seed and draw, or seed where only that has draws."""
+    if {key[1:] for key in base.tables} <= {key[1:] for key in one.tables}:
+        shared = sorted(one.tables.keys() & base.tables.keys(), key=str)
+        return {key: (one.tables[key], base.tables[key]) for key in shared}
     by_seed = {key[0]: table for key, table in one.tables.items()}
-    return [(by_seed[key[0]], table) for key, table in base.tables.items() if key[0] in by_seed]
+    return {key: (by_seed[key[0]], table) for key, table in base.tables.items() if key[0] in by_seed}
 
 
 def _measure(metric: str, study: Study) -> Measure:
@@ -493,6 +341,27 @@ def _interval(found: dict | None, name: str, form: str) -> str:
         return ""
     text = f"{found[name]:{form}} ({found['low']:{form}} to {found['high']:{form}})"
     return f"**{text}**" if name == "difference" and found["low"] * found["high"] > 0 else text
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path, exists=True))
+@click.argument("cohorts", type=click.Path(path_type=Path, exists=True))
+def called(out: Path, cohorts: Path):
+    """Print which share of the people tested at each site is called patient; half of them are."""
+    site = pd.read_csv(cohorts).set_index("subject")["site"].rename(lambda subject: subject.removeprefix("sub-"))
+    for name in ("confounded", "adaptation"):
+        folders = {name: name, _sweep_of(STUDIES[name].oracle): None}
+        for folder, study in folders.items():
+            for method, one in candidates_of(out / folder, study).items():
+                click.echo(f"{folder}: {method}: {_called(one, site)}")
+
+
+def _called(one: Candidate, site: pd.Series) -> str:
+    """Mean over trials of the share called patient at each site."""
+    tables = pd.concat([table.assign(trial=trial) for trial, table in enumerate(one.tables.values())])
+    where = tables["person"].str.rpartition("/")[2].str.removeprefix("sub-").map(site)
+    shares = (tables["prediction_label"] == "patient").groupby([tables["trial"], where.rename("site")]).mean()
+    return ", ".join(f"{name} {share:.2f}" for name, share in shares.groupby("site").mean().items())
 
 
 if __name__ == "__main__":
