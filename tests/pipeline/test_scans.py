@@ -67,6 +67,7 @@ def test_its_report_shows_the_scans_as_they_were_registered(held_out):
     assert "data:image/png;base64," in report and "/1/T1w" in report
 
 
+@pytest.mark.long
 def test_a_scan_added_to_the_bids_folder_is_seen_by_resume(held_out, nextflow, demo_cohort, tmp_path):
     again = nextflow(held_out.folder, "--params-file", "sweep.json", "--input", demo_cohort / "clinic", "-resume")
     assert again.status == 0 and again.submitted == [], again.text

@@ -87,6 +87,7 @@ def test_what_is_measured_and_looked_at_stands_in_ranking_and_report(halving):
     assert list((halving.folder / "results/ranking/tables").glob("*.csv"))
 
 
+@pytest.mark.long
 def test_resuming_a_finished_search_of_several_rounds_repeats_nothing(halving, nextflow):
     again = nextflow(halving.folder, "--params-file", "halving.json", "-resume")
     assert (again.status, again.submitted) == (0, []), again.text

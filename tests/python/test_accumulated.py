@@ -160,6 +160,7 @@ def test_a_training_with_missing_labels_is_that_of_large_batches(lacking, two, t
         compared(trained(small), large)
 
 
+@pytest.mark.long
 def test_two_processes_with_missing_labels_train_as_one(lacking):
     large = trained(prepared(lacking, batch_size=10, **SETTINGS))
     history, weights = beside(lacking, batch_size=4, **SETTINGS, trainer={"accumulate": 2})
